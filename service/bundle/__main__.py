@@ -1,0 +1,193 @@
+"""`python -m service.bundle show BUNDLE` and `python -m service.bundle predict BUNDLE INPUT --out OUT`.
+
+Looks at a bundle, or scores a file with it, without a server.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from service.bundle.answers import Prediction, build_predictions
+from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.manifest import Manifest
+from service.bundle.predictor import Predictor
+from service.bundle.schema import EncodedRecord, FeatureSchema
+from service.bundle.store import Bundle, open_bundle
+from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, read_table, table_records
+
+_BATCH_SIZE = 256
+
+
+def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while batch := list(islice(records, _BATCH_SIZE)):
+        yield batch
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON-lines file. Raises `TableError` naming the line that is not a JSON object."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise TableError(f"{path}: line {number} is not a JSON object")
+            yield record
+
+
+def read_records(path: Path, schema: FeatureSchema) -> Iterator[dict[str, Any]]:
+    """The records of a jsonl, csv, csv.gz or parquet file. Raises `TableError`."""
+    if path.name.endswith((".jsonl", ".ndjson")):
+        if not path.is_file():
+            raise TableError(f"{path}: no such file")
+        return read_jsonl(path)
+    if not path.name.endswith(TABLE_SUFFIXES):
+        raise TableError(f"{path}: expected a file ending in .jsonl, {', '.join(TABLE_SUFFIXES)}")
+    frame = read_table(path)
+    if absent := absent_columns(frame, schema):
+        print(f"{path}: no column for {', '.join(absent)}: treated as missing", file=sys.stderr)
+    ids = frame.get_column("id").to_list() if "id" in frame.columns else [None] * frame.height
+    return ({"id": row_id, **record} for row_id, record in zip(ids, table_records(frame, schema), strict=True))
+
+
+def score(predictor: Predictor, records: Iterator[dict[str, Any]]) -> Iterator[Prediction]:
+    """Predictions in the order of `records`; a record that does not fit gets `status: "error"` and its problems."""
+    for batch in _batches(records):
+        yield from _score_batch(predictor, batch)
+
+
+def _score_batch(predictor: Predictor, batch: Sequence[dict[str, Any]]) -> list[Prediction]:
+    manifest = predictor.manifest
+    answers: list[Prediction | None] = []
+    good: list[EncodedRecord] = []
+    for record in batch:
+        try:
+            good.append(manifest.features.encode(record))
+            answers.append(None)
+        except InvalidRecordError as error:
+            answers.append({"id": _id_of(record), "status": "error", "error": str(error)})
+    if not good:
+        return [answer for answer in answers if answer is not None]
+    ids = [_id_of(record) for record, answer in zip(batch, answers, strict=True) if answer is None]
+    output = predictor.run(manifest.features.stack([record.arrays for record in good]))
+    scored = iter(build_predictions(output, good, ids, manifest))
+    return [next(scored) if answer is None else answer for answer in answers]
+
+
+def _id_of(record: dict[str, Any]) -> str | None:
+    return None if record.get("id") is None else str(record["id"])
+
+
+def flatten(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as one row of a table: scalars, and per expert its weight and contribution."""
+    row = {key: prediction.get(key) for key in ("id", "status", "label", "probability", "risk_band", "error")}
+    explanation = prediction.get("explanation") or {"experts": []}
+    row |= {key: explanation.get(key) for key in ("dominant", "agreement", "summary")}
+    for expert in explanation["experts"]:
+        row[f"weight {expert['name']}"] = expert["weight"]
+        row[f"contribution {expert['name']}"] = expert["contribution"]
+    return row
+
+
+def write_predictions(predictions: Iterator[Prediction], out: Path) -> int:
+    """Write to jsonl (everything) or csv/parquet (one flat row each), whole or not at all; answers the number of rows."""
+    staged = out.with_name(f".{out.name}.partial")
+    try:
+        num_rows = _write(predictions, out.name, staged)
+        staged.replace(out)
+    finally:
+        staged.unlink(missing_ok=True)
+    return num_rows
+
+
+def _write(predictions: Iterator[Prediction], name: str, staged: Path) -> int:
+    if name.endswith((".csv", ".parquet")):
+        import polars as pl
+
+        rows = [flatten(prediction) for prediction in predictions]
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+        frame.write_csv(staged) if name.endswith(".csv") else frame.write_parquet(staged)
+        return len(rows)
+    num_rows = 0
+    with staged.open("w", encoding="utf-8") as file:
+        for num_rows, prediction in enumerate(predictions, start=1):  # noqa: B007 - the count outlives the loop
+            file.write(json.dumps(prediction) + "\n")
+    return num_rows
+
+
+def describe(bundle: Bundle) -> str:
+    """The bundle in a screenful, for a person."""
+    manifest = bundle.manifest
+    lines = [
+        f"{manifest.name} {manifest.version}  ({bundle.path})",
+        f"  predicts     {manifest.task.outcome} ({manifest.task.kind}: {', '.join(manifest.task.labels)})",
+        f"  graph        opset {manifest.graph.opset}, {manifest.graph.precision}, sha256 {bundle.sha256[:16]}",
+        f"  parity       {manifest.parity.max_abs_diff:.1e} over {manifest.parity.cases} cases (limit {manifest.parity.atol:g})",
+    ]
+    lines += [f"  input        {m.name}: {len(m.features)} features, {m.width} columns" for m in manifest.features.modalities]
+    lines += _describe_metrics(manifest) + _describe_experts(manifest)
+    lines += [f"  {key:<12} {value}" for key, value in manifest.model_card.model_dump().items()]
+    return "\n".join(lines)
+
+
+def _describe_metrics(manifest: Manifest) -> list[str]:
+    return [
+        f"  {split:<12} "
+        + ", ".join(
+            f"{name} {m.value:.3f}" + (f" ({m.low:.3f} to {m.high:.3f})" if m.low is not None else "")
+            for name, m in values.items()
+        )
+        for split, values in manifest.metrics.items()
+    ]
+
+
+def _describe_experts(manifest: Manifest) -> list[str]:
+    if manifest.explanation is None:
+        return [f"  expert       {expert.name}" for expert in manifest.experts]
+    return [
+        f"  expert       {e.name:<24} weight {e.weight.mean:.3f}  share of contribution {e.contribution_share.mean:.3f}  "
+        f"dominant in {100 * e.dominant_rate:.0f} %"
+        for e in manifest.explanation.experts
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service.bundle", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("show", help="what a bundle is and how good it is")
+    show.add_argument("bundle", type=Path)
+    show.add_argument("--json", action="store_true", help="the whole manifest")
+    predict = commands.add_parser("predict", help="score a file")
+    predict.add_argument("bundle", type=Path)
+    predict.add_argument("input", type=Path, help="jsonl, csv, csv.gz or parquet")
+    predict.add_argument("--out", type=Path, required=True, help="jsonl (with explanations), csv or parquet (one row each)")
+    predict.add_argument("--provider", choices=["auto", "cuda", "cpu"], default="auto")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        bundle = open_bundle(args.bundle)
+        if args.command == "show":
+            print(bundle.manifest.model_dump_json(indent=1) if args.json else describe(bundle))
+            return 0
+        predictor = Predictor(bundle, provider=args.provider)
+        num_rows = write_predictions(score(predictor, read_records(args.input, bundle.manifest.features)), args.out)
+    except (BundleError, InferenceError, TableError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{num_rows} predictions written to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

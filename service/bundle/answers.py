@@ -1,0 +1,91 @@
+"""From encoded records and the graph's outputs to the predictions a client reads.
+
+The same dictionaries leave the HTTP service and the command line; `service.api.models` documents their fields.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.bundle.explanation import Explanation, explain, risk_band, summarise
+from service.bundle.manifest import Manifest
+from service.bundle.output import Output
+from service.bundle.schema import EncodedRecord
+
+Prediction = dict[str, Any]
+_DIGITS = 6  # enough for every reader, and float32 holds no more
+
+
+def build_predictions(
+    output: Output,
+    records: Sequence[EncodedRecord],
+    ids: Sequence[str | None],
+    manifest: Manifest,
+    *,
+    with_explanation: bool = True,
+) -> list[Prediction]:
+    """One prediction per record, in order. `output` holds the rows of exactly these records."""
+    batch = _Batch(output, explain(output, manifest.task, manifest.calibration), manifest)
+    return [
+        batch.prediction(row, record, record_id, with_explanation=with_explanation)
+        for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A scored batch and its explanation, from which the rows are told one by one."""
+
+    output: Output
+    explanation: Explanation
+    manifest: Manifest
+
+    def prediction(self, row: int, record: EncodedRecord, record_id: str | None, *, with_explanation: bool) -> Prediction:
+        task = self.manifest.task
+        label = int(self.explanation.label[row])
+        probabilities = _rounded(self.output.prediction[row])
+        told: Prediction = {
+            "id": record_id,
+            "status": "ok",
+            "label": task.labels[label],
+            "probability": probabilities[self.stated(row)],
+            "probabilities": dict(zip(task.labels, probabilities, strict=True)),
+            "risk_band": risk_band(float(self.output.prediction[row, -1]), task),
+        }
+        if with_explanation:
+            told["explanation"] = self._explanation(row)
+        told["missing"] = list(record.missing)
+        told["warnings"] = list(record.warnings)
+        return told
+
+    def stated(self, row: int) -> int:
+        """Whose probability is stated: the event's for binary tasks (the risk), else the predicted label's."""
+        return len(self.manifest.task.labels) - 1 if self.manifest.task.kind == "binary" else int(self.explanation.label[row])
+
+    def _explanation(self, row: int) -> dict[str, Any]:
+        manifest, explanation = self.manifest, self.explanation
+        return {
+            "dominant": manifest.experts[explanation.dominant[row]].name,
+            "agreement": _rounded(explanation.agreement[row]),
+            "summary": summarise(explanation, row, self.output.prediction[row], task=manifest.task, experts=manifest.experts),
+            "experts": [self._expert(row, e) for e in range(len(manifest.experts))],
+        }
+
+    def _expert(self, row: int, e: int) -> dict[str, Any]:
+        expert, explanation = self.manifest.experts[e], self.explanation
+        return {
+            "name": expert.name,
+            "kind": expert.kind,
+            "modality": expert.modality,
+            "weight": _rounded(explanation.weight[row, e]),
+            "probability": _rounded(explanation.expert_prediction[row, e, self.stated(row)]),
+            "logits": _rounded(self.output.expert_logits[row, e]),
+            "contribution": _rounded(explanation.contribution[row, e]),
+            "contribution_share": _rounded(explanation.share[row, e]),
+        }
+
+
+def _rounded(values: Any) -> Any:
+    """A numpy scalar or row as Python floats of six decimals."""
+    plain = values.tolist()
+    return [round(v, _DIGITS) for v in plain] if isinstance(plain, list) else round(plain, _DIGITS)

@@ -1,0 +1,48 @@
+"""What can go wrong with a bundle or a record, as one tree.
+
+    ValueError
+      BundleError           the folder is not a bundle this version can serve
+      InvalidRecordError    a record does not fit the feature schema; carries every problem found
+    RuntimeError
+      InferenceError        the graph could not be run, or answered with something that is not a number
+
+No message here ever holds a patient's value: a problem names the place and what was expected, not what was sent.
+"""
+
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one place of an input.
+
+    `loc` is the path from the record's root, `type` a stable machine-readable word, `msg` a sentence for a person.
+    """
+
+    loc: tuple[str | int, ...]
+    type: str
+    msg: str
+
+    def under(self, *prefix: str | int) -> "Problem":
+        """The same problem, seen from `prefix` above the record."""
+        return self._replace(loc=(*prefix, *self.loc))
+
+    def __str__(self) -> str:
+        """`labs.crea: must be a number, found a string`."""
+        return f"{'.'.join(map(str, self.loc)) or 'record'}: {self.msg}"
+
+
+class BundleError(ValueError):
+    """The folder cannot be served: missing, damaged, of another format version, or inconsistent."""
+
+
+class InvalidRecordError(ValueError):
+    """A record does not fit the schema. `problems` lists everything that is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        """Keep `problems`; the message is all of them on one line."""
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, problems)))
+
+
+class InferenceError(RuntimeError):
+    """The graph failed, or its output broke a promise of the bundle."""

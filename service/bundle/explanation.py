@@ -1,0 +1,215 @@
+"""From a model's outputs to an explanation: weights, contributions, agreement, one sentence.
+
+A weight is not an importance. The reweighting network says how much of each expert's logits enters the mixture, but
+experts speak on different logit scales, so an expert with a small weight may decide the case. The contribution measures
+it; for one label c of a record, with C labels
+
+    contribution_e = weight_e * (logit_e,c - mean over k != c of logit_e,k)         binary and multiclass
+    contribution_e = weight_e * logit_e,c                                           multilabel
+    contribution_e = weight_e * (output_e - training mean)                          regression
+
+Contributions add up to the margin of the uncalibrated mixture (its logit for multilabel, its distance from the training
+mean for regression), because the mixture is the weighted sum of expert logits (I2MoE, ICML 2025, section 3.3).
+
+Plain numpy over whole batches; knows nothing of graphs, requests or torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import (
+    AgreementSummary,
+    CalibrationInfo,
+    DatasetExplanation,
+    ExpertInfo,
+    ExpertSummary,
+    Spread,
+    TaskInfo,
+)
+from service.bundle.output import Output
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+
+
+def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
+    """Logits (..., C) to calibrated predictions (..., C): softmax or sigmoid of scale * logits + bias.
+
+    The same map as inside the graph; used to say what one expert alone would answer. Regression: unchanged.
+    """
+    if task.kind == "regression":
+        return logits_C
+    scores = logits_C * np.asarray(calibration.scale, np.float32) + np.asarray(calibration.bias, np.float32)
+    if task.kind == "multilabel":
+        return 1.0 / (1.0 + np.exp(-scores))
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities: Floats = scores / scores.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def decide(prediction_C: Floats, task: TaskInfo) -> Ints:
+    """Predictions (..., C) to label positions (...): the threshold for binary tasks, else the largest probability.
+
+    Regression has one output and always answers 0.
+    """
+    if task.kind == "binary":
+        return (prediction_C[..., -1] >= task.threshold).astype(np.intp)
+    label: Ints = prediction_C.argmax(axis=-1)
+    return label
+
+
+def contributions(output: Output, task: TaskInfo) -> Floats:
+    """Every expert's contribution to every label (B, E, C), by the formulas of this module."""
+    logits_BEC = output.expert_logits
+    if task.kind == "regression":
+        logits_BEC = logits_BEC - np.float32(task.training_mean or 0.0)
+    elif task.kind != "multilabel":
+        num_labels = logits_BEC.shape[-1]
+        others_BEC = (logits_BEC.sum(axis=-1, keepdims=True) - logits_BEC) / (num_labels - 1)
+        logits_BEC = logits_BEC - others_BEC
+    return output.expert_weights[:, :, None] * logits_BEC
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The explanation of B records by E experts. `label` is the explained label: the predicted one unless said otherwise."""
+
+    label: Ints  # (B,)
+    weight: Floats  # (B, E), sums to 1
+    contribution: Floats  # (B, E), sums to the margin of `label`
+    share: Floats  # (B, E), |contribution| over the sum of |contribution|
+    dominant: Ints  # (B,), the expert with the largest share
+    agreement: Floats  # (B,), share of experts that alone would answer `label`
+    expert_prediction: Floats  # (B, E, C), what each expert alone would answer, calibrated like the mixture
+
+
+def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label: Ints | None = None) -> Explanation:
+    """Explain every record of `output`, towards `label` (B,) or else towards its predicted label."""
+    label = decide(output.prediction, task) if label is None else label
+    contribution_BE = np.take_along_axis(contributions(output, task), label[:, None, None], axis=2)[:, :, 0]
+    magnitude_BE = np.abs(contribution_BE)
+    total_B1 = magnitude_BE.sum(axis=1, keepdims=True)
+    # All experts exactly neutral: nothing decides, so every expert has the same share.
+    uniform = 1.0 / contribution_BE.shape[1]
+    share_BE = np.divide(magnitude_BE, total_B1, out=np.full_like(magnitude_BE, uniform), where=total_B1 > 0)
+    expert_prediction_BEC = calibrate(output.expert_logits, task, calibration)
+    return Explanation(
+        label=label,
+        weight=output.expert_weights,
+        contribution=contribution_BE,
+        share=share_BE,
+        dominant=share_BE.argmax(axis=1),
+        agreement=(decide(expert_prediction_BEC, task) == label[:, None]).mean(axis=1),
+        expert_prediction=expert_prediction_BEC,
+    )
+
+
+def join_words(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def describe_expert(expert: ExpertInfo, modalities: Sequence[str]) -> str:
+    """The expert's role in words for a person."""
+    match expert.kind:
+        case "uniqueness":
+            return f"{expert.modality} on its own"
+        case "synergy":
+            return f"the interplay of {join_words(modalities)}"
+        case "redundancy":
+            return f"what {join_words(modalities)} have in common"
+
+
+def risk_band(risk: float, task: TaskInfo) -> str | None:
+    """The name of the band a risk falls into; None where the model has no bands."""
+    if not task.risk_bands:
+        return None
+    return next((band.name for band in task.risk_bands if risk < band.below), task.risk_bands[-1].name)
+
+
+def summarise(explanation: Explanation, row: int, prediction_C: Floats, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
+    """One sentence for a person: the risk, what decided it, and how far the experts agree."""
+    label, dominant = int(explanation.label[row]), int(explanation.dominant[row])
+    modalities = [e.modality for e in experts if e.modality is not None]
+    role = describe_expert(experts[dominant], modalities)
+    share = f"{100 * explanation.share[row, dominant]:.0f} %"
+    if task.kind == "regression":
+        direction = "up" if explanation.contribution[row, dominant] >= 0 else "down"
+        headline = f"Predicted {task.outcome}: {prediction_C[0]:.3g}"
+        return f"{headline}; most of it comes from {role} ({share}), which moves it {direction}."
+    side = "for" if explanation.contribution[row, dominant] >= 0 else "against"
+    agreeing = round(float(explanation.agreement[row]) * len(experts))
+    return (
+        f"{_headline(prediction_C, label, task)}: the strongest evidence is {role} ({share} of all), "
+        f"speaking {side} {task.labels[label]}; {agreeing} of {len(experts)} experts alone would say {task.labels[label]}."
+    )
+
+
+def _headline(prediction_C: Floats, label: int, task: TaskInfo) -> str:
+    if task.kind != "binary":
+        return f"Predicted {task.outcome}: {task.labels[label]} ({100 * prediction_C[label]:.0f} %)"
+    risk = float(prediction_C[-1])
+    band = risk_band(risk, task)
+    return f"{100 * risk:.0f} % risk of {task.outcome}{f' ({band})' if band else ''}"
+
+
+def spread(values: Floats) -> Spread:
+    """Mean and quantiles of values (B,)."""
+    quantiles = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
+    q05, q25, q50, q75, q95 = (float(q) for q in quantiles)
+    return Spread(mean=float(values.mean()), q05=q05, q25=q25, q50=q50, q75=q75, q95=q95)
+
+
+def _means_by_class(values: Floats, target: Ints, task: TaskInfo) -> dict[str, float]:
+    return {name: float(values[target == i].mean()) for i, name in enumerate(task.labels) if (target == i).any()}
+
+
+def agreement_table(output: Output, target: Ints, task: TaskInfo, calibration: CalibrationInfo) -> AgreementSummary:
+    """How often do all experts name one label, and is the mixture right then? The paper's Table 3, as shares of rows.
+
+    `target` (B,) holds true label positions. Every expert decides by the mixture's own rule, calibration included.
+    """
+    own_BE = decide(calibrate(output.expert_logits, task, calibration), task)
+    agree = (own_BE == own_BE[:, :1]).all(axis=1)
+    correct = decide(output.prediction, task) == target
+    return AgreementSummary(
+        agree_correct=float((agree & correct).mean()),
+        agree_wrong=float((agree & ~correct).mean()),
+        disagree_correct=float((~agree & correct).mean()),
+        disagree_wrong=float((~agree & ~correct).mean()),
+    )
+
+
+def explain_dataset(
+    output: Output,
+    target: Ints,
+    *,
+    task: TaskInfo,
+    calibration: CalibrationInfo,
+    experts: Sequence[ExpertInfo],
+    split: str,
+) -> DatasetExplanation:
+    """The dataset-level interpretation: how each expert behaved over all rows of `output`, whole and by true class.
+
+    Contributions are towards each record's predicted label, so a positive mean says: this expert tends to support what
+    the model answers.
+    """
+    explanation = explain(output, task, calibration)
+    summaries = tuple(
+        ExpertSummary(
+            name=expert.name,
+            weight=spread(explanation.weight[:, e]),
+            contribution=spread(explanation.contribution[:, e]),
+            contribution_share=spread(explanation.share[:, e]),
+            weight_by_class=_means_by_class(explanation.weight[:, e], target, task),
+            contribution_by_class=_means_by_class(explanation.contribution[:, e], target, task),
+            dominant_rate=float((explanation.dominant == e).mean()),
+        )
+        for e, expert in enumerate(experts)
+    )
+    classified = task.kind in {"binary", "multiclass"}
+    agreement = agreement_table(output, target, task, calibration) if classified else None
+    return DatasetExplanation(split=split, num_rows=len(target), experts=summaries, agreement=agreement)

@@ -1,0 +1,211 @@
+"""manifest.json: everything about a bundle that is not weights.
+
+Rules for `FORMAT_VERSION`, a single integer:
+- a new optional field: no bump, older services must be told to ignore nothing, so give it a default here first;
+- a field renamed, removed, made required, or given another meaning: bump, and teach `Manifest` to refuse the old one
+  with a sentence that says how to export again;
+- a change of the graph's inputs, outputs or their meaning: bump.
+A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.bundle.schema import FeatureSchema
+
+FORMAT_VERSION = 1
+SUPPORTED_FORMAT_VERSIONS = frozenset({1})
+
+TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
+ExpertKind = Literal["uniqueness", "synergy", "redundancy"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FileInfo(_Part):
+    """A file of the bundle, as it must be found on disk."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class TensorInfo(_Part):
+    """One input or output of the graph; named axes are strings."""
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    shape: tuple[int | str, ...]
+
+
+class GraphInfo(_Part):
+    """The ONNX graph's interface."""
+
+    opset: int
+    precision: Literal["fp32", "fp16", "int8"]
+    target: Literal["cpu", "cuda"]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+class RiskBand(_Part):
+    """Risks below `below` (and not below the band before) are called `name`."""
+
+    name: str
+    below: float = Field(gt=0, le=1)
+
+
+class TaskInfo(_Part):
+    """What is predicted. `labels` are in logit order; for binary tasks the last one is the event."""
+
+    kind: TaskKind
+    labels: tuple[str, ...]
+    outcome: str  # for a person: "death within one year"
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    risk_bands: tuple[RiskBand, ...] = ()
+    training_mean: float | None = None  # regression: the contributions' baseline
+
+    @model_validator(mode="after")
+    def _bands_rise_to_one(self) -> "TaskInfo":
+        limits = [band.below for band in self.risk_bands]
+        if limits and (limits != sorted(set(limits)) or limits[-1] != 1.0):
+            raise ValueError(f"risk bands must rise and end at 1.0, found {limits}")
+        return self
+
+
+class ExpertInfo(_Part):
+    """One expert, in graph order: "unique:labs", ..., "synergy", "redundancy"."""
+
+    name: str
+    kind: ExpertKind
+    modality: str | None = None
+
+
+class CalibrationInfo(_Part):
+    """prediction = softmax (or sigmoid) of scale * logits + bias, fitted on validation rows; identity for regression."""
+
+    method: str
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+    num_rows: int
+
+
+class MetricValue(_Part):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Spread(_Part):
+    """Mean and quantiles of one figure over the rows of a data set."""
+
+    mean: float
+    q05: float
+    q25: float
+    q50: float
+    q75: float
+    q95: float
+
+
+class ExpertSummary(_Part):
+    """How one expert behaved over a data set; a weight is not an importance, a contribution is."""
+
+    name: str
+    weight: Spread
+    contribution: Spread
+    contribution_share: Spread
+    weight_by_class: dict[str, float]
+    contribution_by_class: dict[str, float]
+    dominant_rate: float
+
+
+class AgreementSummary(_Part):
+    """Shares of rows (they add up to 1) by: do all experts name one label, and is the mixture right? (the paper's Table 3)."""
+
+    agree_correct: float
+    agree_wrong: float
+    disagree_correct: float
+    disagree_wrong: float
+
+
+class DatasetExplanation(_Part):
+    """The dataset-level interpretation: every expert over all rows of `split`."""
+
+    split: str
+    num_rows: int
+    experts: tuple[ExpertSummary, ...]
+    agreement: AgreementSummary | None = None
+
+
+class ModelCard(_Part):
+    """For the people who decide whether to use the model."""
+
+    intended_use: str
+    population: str
+    exclusions: str
+    limits: str
+    data: str
+    licence: str
+
+
+class Parity(_Part):
+    """How close the graph is to the trained model, over `cases` compared batches."""
+
+    atol: float
+    max_abs_diff: float
+    cases: int
+
+
+class Answer(_Part):
+    """The graph's outputs for one record."""
+
+    prediction: tuple[float, ...]
+    logits: tuple[float, ...]
+    expert_weights: tuple[float, ...]
+    expert_logits: tuple[tuple[float, ...], ...]
+
+
+class Example(_Part):
+    """A real record and the answer the graph must give to it; replayed before a service is ready."""
+
+    record: dict[str, Any]
+    answer: Answer
+
+
+class Manifest(_Part):
+    """The whole of manifest.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
+
+    format_version: int
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str
+    created: datetime
+    files: dict[str, FileInfo]
+    graph: GraphInfo
+    features: FeatureSchema
+    task: TaskInfo
+    experts: tuple[ExpertInfo, ...] = Field(min_length=1)
+    calibration: CalibrationInfo
+    metrics: dict[str, dict[str, MetricValue]] = {}
+    explanation: DatasetExplanation | None = None
+    explanation_validity: dict[str, Any] | None = None
+    model_card: ModelCard
+    parity: Parity
+    example: Example
+    provenance: dict[str, Any] = {}  # versions, recipe, seed, training rows
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Manifest":
+        widths = {m.name: m.width for m in self.features.modalities}
+        inputs = {t.name: t.shape[-1] for t in self.graph.inputs}
+        if list(inputs.items()) != list(widths.items()):
+            raise ValueError(f"graph inputs {inputs} differ from the feature schema's {widths}")
+        if len(self.task.labels) != len(self.calibration.scale):
+            raise ValueError(f"{len(self.task.labels)} labels, calibration for {len(self.calibration.scale)}")
+        return self

@@ -1,0 +1,25 @@
+"""The four arrays that every forward pass answers, whether a graph or a trained model computed them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+OUTPUT_NAMES = ("prediction", "logits", "expert_weights", "expert_logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the model answers for B records, E experts and C labels, as float32 arrays.
+
+    Identity: sum over experts of expert_weights x expert_logits = logits. `prediction` is calibrated, `logits` are not.
+    """
+
+    prediction: NDArray[np.float32]  # (B, C)
+    logits: NDArray[np.float32]  # (B, C)
+    expert_weights: NDArray[np.float32]  # (B, E)
+    expert_logits: NDArray[np.float32]  # (B, E, C)
+
+    def rows(self, rows: slice) -> "Output":
+        """The output of some of the records."""
+        return Output(self.prediction[rows], self.logits[rows], self.expert_weights[rows], self.expert_logits[rows])

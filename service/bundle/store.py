@@ -1,0 +1,136 @@
+"""The bundle folder on disk: written so that it is either whole or not there, and checked before it is believed.
+
+Layout: ``model.onnx``, ``reference.json`` (distributions seen on held-out rows, for drift monitoring) and
+``manifest.json``, which is written last and names the sha256 of every other file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.bundle.errors import BundleError
+from service.bundle.manifest import SUPPORTED_FORMAT_VERSIONS, FileInfo, Manifest
+
+MODEL_FILE = "model.onnx"
+REFERENCE_FILE = "reference.json"
+MANIFEST_FILE = "manifest.json"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle whose files were found to be exactly those its manifest names."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """Where the graph is."""
+        return self.path / MODEL_FILE
+
+    @property
+    def sha256(self) -> str:
+        """The identity of the model that is served: the hash of its graph."""
+        return self.manifest.files[MODEL_FILE].sha256
+
+    def reference(self) -> dict[str, Any]:
+        """The distributions seen on held-out rows."""
+        reference: dict[str, Any] = json.loads((self.path / REFERENCE_FILE).read_text())
+        return reference
+
+
+def file_info(path: Path) -> FileInfo:
+    """Size and sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return FileInfo(sha256=digest.hexdigest(), bytes=path.stat().st_size)
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Read and check a bundle. Raises `BundleError` with one sentence saying what was expected and what was found."""
+    path = Path(path)
+    if not path.is_dir():
+        raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
+    manifest = _read_manifest(path / MANIFEST_FILE)
+    for name in (MODEL_FILE, REFERENCE_FILE):
+        if name not in manifest.files:
+            raise BundleError(f"{path}: the manifest names no {name}")
+    for name, expected in manifest.files.items():
+        _check_file(path, name, expected)
+    return Bundle(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent}: has no {MANIFEST_FILE}, so it is not a bundle or was not written to the end") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version not in SUPPORTED_FORMAT_VERSIONS:
+        expected = ", ".join(map(str, sorted(SUPPORTED_FORMAT_VERSIONS)))
+        raise BundleError(f"{path}: expected bundle format version {expected}, found {version!r}; export the model again")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "manifest"
+        raise BundleError(f"{path}: {place}: {first['msg']} ({error.error_count()} problems in all)") from None
+
+
+def _check_file(path: Path, name: str, expected: FileInfo) -> None:
+    if Path(name).name != name:
+        raise BundleError(f"{path}: the manifest names {name!r}, which is not a plain file name")
+    file = path / name
+    if not file.is_file():
+        raise BundleError(f"{path}: {name} is missing")
+    found = file_info(file)
+    if found != expected:
+        raise BundleError(
+            f"{path}: {name} is damaged: expected {expected.bytes} bytes with sha256 {expected.sha256[:12]}..., "
+            f"found {found.bytes} bytes with {found.sha256[:12]}..."
+        )
+
+
+@contextmanager
+def _staged_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that is renamed to it on success and removed on any failure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield staged
+        staged.chmod(0o755)
+        os.rename(staged, out)  # noqa: PTH104 - fails when a non-empty `out` appeared meanwhile, which is what we want
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def write_bundle(out: Path | str, *, fill: Callable[[Path], None], manifest: Callable[[dict[str, FileInfo]], Manifest]) -> Bundle:
+    """Write a bundle to `out`, whole or not at all.
+
+    `fill` writes every file but the manifest into the folder it is given; `manifest` then gets their hashes and answers
+    the manifest, which is written last. Whatever either raises is raised, with nothing left behind. Raises `BundleError`
+    when `out` exists already: a bundle is never overwritten in place, because a service may be reading it.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out}: already exists; remove it or choose another name")
+    with _staged_folder(out) as staged:
+        fill(staged)
+        files = {file.name: file_info(file) for file in sorted(staged.iterdir())}
+        text = manifest(files).model_dump_json(indent=1, by_alias=True)
+        (staged / MANIFEST_FILE).write_text(text + "\n")
+    return open_bundle(out)
