@@ -1,0 +1,75 @@
+"""`python -m training fit RECIPE.toml --out RUN` and `python -m training evaluate RUN [--data FILE]`."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from training.errors import TrainingError
+
+_INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Trains and evaluates I2MoE models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fit = commands.add_parser("fit", help="train a recipe into a run folder")
+    fit.add_argument("recipe", type=Path)
+    fit.add_argument("--out", type=Path, required=True, help="run folder: checkpoint.pt, metrics.json, report.html")
+    fit.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    fit.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    evaluate = commands.add_parser("evaluate", help="metrics of a run, or of a run's model on another file")
+    evaluate.add_argument("run", type=Path)
+    evaluate.add_argument("--data", type=Path, help="csv, csv.gz or parquet with the label and feature columns")
+    return parser
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from training.recipe import load_recipe
+    from training.run import fit
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    evaluations = fit(recipe, args.recipe.parent.absolute(), args.out, resume=args.resume)
+    _print_metrics({split: evaluation.document()["metrics"] for split, evaluation in evaluations.items()})
+    print(f"run written to {args.out}: checkpoint.pt, metrics.json, report.html")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from training.checkpoint import load_checkpoint
+    from training.evaluation import evaluate_file, read_metrics, write_metrics
+
+    if args.data is None:
+        splits = read_metrics(args.run)["splits"]
+        _print_metrics({split: document["metrics"] for split, document in splits.items()})
+        return
+    evaluation = evaluate_file(load_checkpoint(args.run), args.data)
+    out = args.run / f"metrics-{args.data.name.split('.')[0]}.json"
+    write_metrics(evaluation.document(), out)
+    _print_metrics({args.data.name: evaluation.document()["metrics"]})
+    print(f"written to {out}")
+
+
+def _print_metrics(splits: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    for split, metrics in splits.items():
+        print(f"{split}:")
+        for name, m in metrics.items():
+            interval = f"  (95 % interval {m['low']:.4f} to {m['high']:.4f})" if "low" in m else ""
+            print(f"  {name:<9} {m['value']:.4f}{interval}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers the exit status. A user's mistake is one line on standard error per problem."""
+    args = _parser().parse_args(arguments)
+    try:
+        {"fit": _fit, "evaluate": _evaluate}[args.command](args)
+    except (TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with --resume --out {getattr(args, 'out', '')}", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""A run's files: written atomically, loaded without pickle, and sufficient to rebuild the model.
+
+checkpoint.pt holds weights, recipe, feature schema, task and versions: everything export needs.
+training_state.pt holds what `--resume` needs and is removed when the run is complete.
+"""
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service.bundle.manifest import TaskInfo
+from service.bundle.schema import FeatureSchema
+from training.errors import RunError
+from training.model.build import build_model
+from training.model.mixture import I2MoE
+from training.recipe import Recipe
+
+CHECKPOINT_FILE = "checkpoint.pt"
+STATE_FILE = "training_state.pt"
+METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained model and everything it was made from."""
+
+    model: I2MoE  # in evaluation mode
+    recipe: Recipe
+    schema: FeatureSchema
+    task: TaskInfo
+    provenance: Mapping[str, Any]  # versions, seed, row counts, notes, calibration rows
+
+
+def save_atomically(document: Mapping[str, Any], path: Path) -> None:
+    """torch.save to a temporary file, flushed to disk, then renamed: a reader sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(document), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_document(path: Path) -> dict[str, Any]:
+    """Read a file of `save_atomically`. Raises `RunError`."""
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path}: is damaged or not a checkpoint ({type(error).__name__})") from error
+    if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise RunError(f"{path}: expected checkpoint format {CHECKPOINT_FORMAT}, found {found!r}")
+    return document
+
+
+def save_checkpoint(checkpoint: Checkpoint, run: Path) -> None:
+    """Write RUN/checkpoint.pt."""
+    document = {
+        "format": CHECKPOINT_FORMAT,
+        "weights": checkpoint.model.state_dict(),
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
+        "schema": checkpoint.schema.model_dump(mode="json"),
+        "task": checkpoint.task.model_dump(mode="json"),
+        "provenance": dict(checkpoint.provenance),
+    }
+    save_atomically(document, run / CHECKPOINT_FILE)
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Rebuild the model of RUN/checkpoint.pt. Raises `RunError`."""
+    path = run / CHECKPOINT_FILE
+    document = load_document(path)
+    try:
+        recipe = Recipe.model_validate(document["recipe"])
+        schema = FeatureSchema.model_validate(document["schema"])
+        task = TaskInfo.model_validate(document["task"])
+        model = build_model(recipe.model, schema, len(task.labels))
+        model.load_state_dict(document["weights"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RunError(f"{path}: does not rebuild a model: {str(error).splitlines()[0]}") from error
+    return Checkpoint(model.eval(), recipe, schema, task, document["provenance"])

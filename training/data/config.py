@@ -1,0 +1,98 @@
+"""The [data] section of a recipe."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from service.bundle.manifest import RiskBand
+from training.config import Config
+
+
+class CodesConfig(Config):
+    """A column of code sets."""
+
+    column: str
+    separator: str = "|"
+    min_count: int = Field(default=10, ge=1)  # codes in fewer training rows are ignored
+
+
+class TextConfig(Config):
+    """A column of free text."""
+
+    column: str
+    encoder: Literal["tfidf"] = "tfidf"
+    min_count: int = Field(default=5, ge=1)  # words in fewer training rows are ignored
+    max_features: int = Field(default=2000, ge=1)
+
+
+class ModalityConfig(Config):
+    """Which columns make one modality."""
+
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    codes: CodesConfig | None = None
+    text: TextConfig | None = None
+    array: Path | None = None  # row-aligned .npy file of any rank, relative to the recipe
+    units: dict[str, str] = {}  # numeric column -> unit
+
+    @model_validator(mode="after")
+    def _has_features(self) -> "ModalityConfig":
+        if not (self.columns or self.array):
+            raise ValueError("names no feature: give numeric, categorical, codes, text or array")
+        if unknown := set(self.units) - set(self.numeric):
+            raise ValueError(f"units are given for {sorted(unknown)}, which are not numeric features of the modality")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every table column the modality reads."""
+        return (*self.numeric, *self.categorical, *(part.column for part in (self.codes, self.text) if part))
+
+
+class SplitConfig(Config):
+    """How rows are divided: random fractions, or a column holding train, validation and test."""
+
+    validation: float | None = Field(default=None, gt=0, lt=1)
+    test: float | None = Field(default=None, gt=0, lt=1)
+    seed: int | Literal["run"] = 0  # "run": the seed of the training run, so every seed has its own split
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "SplitConfig":
+        fractions = (self.validation, self.test)
+        if self.column is None and None in fractions:
+            raise ValueError("needs validation and test fractions, or a column")
+        if self.column is not None and fractions != (None, None):
+            raise ValueError("has both fractions and a column; give one of them")
+        if self.validation is not None and self.test is not None and self.validation + self.test >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test} leave no training rows")
+        return self
+
+
+class DataConfig(Config):
+    """Where the rows come from, what is predicted, and what may be used."""
+
+    name: str | None = None  # a named data set with its own loader, label rules and leak list
+    path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe
+    label: str  # a column, or a rule of the named data set
+    task: Literal["binary", "multiclass"] = "binary"
+    labels: tuple[str, ...] = ()  # class names in the order of the label's sorted values; the event last for binary
+    outcome: str | None = None  # for a person: "death within one year"
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # binary: from which calibrated risk the event is predicted
+    risk_bands: tuple[RiskBand, ...] = ()
+    exclude: tuple[str, ...] = ()  # columns that must never be features
+    group: str | None = None  # rows of one group never fall on two sides of a split
+    split: SplitConfig
+    modalities: dict[str, ModalityConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _source_and_columns(self) -> "DataConfig":
+        if self.name is None and self.path is None:
+            raise ValueError("needs a path, or the name of a data set")
+        if len(self.modalities) < 2:
+            raise ValueError(f"I2MoE needs at least 2 modalities, found {len(self.modalities)}: {', '.join(self.modalities)}")
+        for name, modality in self.modalities.items():
+            if leaks := sorted(set(modality.columns) & {*self.exclude, self.label}):
+                raise ValueError(f"modality {name} uses {', '.join(leaks)} as a feature, but it is the label or excluded")
+        return self

@@ -1,0 +1,113 @@
+"""Fits a feature schema to training rows: ranges, vocabularies, word statistics."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from service.bundle.schema import (
+    ArrayFeature,
+    CategoricalFeature,
+    CodesFeature,
+    Feature,
+    FeatureSchema,
+    Modality,
+    NumericFeature,
+    TextFeature,
+    category_text,
+    is_missing,
+    split_codes,
+)
+from service.bundle.tables import TableError, column_values
+from service.bundle.text import fit_tfidf
+from training.data.config import CodesConfig, ModalityConfig, TextConfig
+from training.data.split import Rows
+from training.errors import DataError
+
+Columns = Mapping[str, Mapping[str, Sequence[Any]]]  # modality -> feature -> one value per row
+
+
+def read_columns(frame: pl.DataFrame, modalities: Mapping[str, ModalityConfig], folder: Path) -> Columns:
+    """The values of every feature, row by row, None where missing. Raises `DataError`."""
+    return {name: _modality_columns(frame, config, folder) for name, config in modalities.items()}
+
+
+def _modality_columns(frame: pl.DataFrame, config: ModalityConfig, folder: Path) -> dict[str, Sequence[Any]]:
+    try:
+        columns: dict[str, Sequence[Any]] = {
+            column: column_values(frame, column, numeric=column in config.numeric) for column in config.columns
+        }
+    except TableError as error:
+        raise DataError(str(error)) from error
+    if config.array is not None:
+        columns[config.array.stem] = _read_array(folder / config.array, frame.height)
+    return columns
+
+
+def _read_array(path: Path, num_rows: int) -> Any:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a .npy array ({error})") from error
+    if array.ndim < 2 or len(array) != num_rows or array.dtype.kind not in "iuf":
+        raise DataError(f"{path}: expected numbers of shape ({num_rows}, ...), found {array.dtype} {array.shape}")
+    return array.astype(np.float32)
+
+
+def fit_schema(
+    columns: Columns, modalities: Mapping[str, ModalityConfig], rows: Rows, missing: Literal["learned", "reject"]
+) -> FeatureSchema:
+    """The schema whose statistics are those of `rows` alone. Raises `DataError` for a feature without any value there."""
+    fitted = tuple(
+        Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows)))
+        for name, config in modalities.items()
+    )
+    return FeatureSchema(modalities=fitted, missing=missing)
+
+
+def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, Sequence[Any]], rows: Rows) -> Iterable[Feature]:
+    def seen(column: str) -> list[Any]:
+        values = [value for row in rows if not is_missing(value := columns[column][row])]
+        if not values:
+            raise DataError(f"modality {modality}: column {column} has no value in the {len(rows)} training rows")
+        return values
+
+    for column in config.numeric:
+        values = seen(column)
+        yield NumericFeature(name=column, unit=config.units.get(column), minimum=min(values), maximum=max(values))
+    for column in config.categorical:
+        yield CategoricalFeature(name=column, vocabulary=_sorted_categories(seen(column)))
+    if config.codes is not None:
+        yield _fit_codes(config.codes, seen(config.codes.column))
+    if config.text is not None:
+        yield _fit_text(config.text, seen(config.text.column))
+    if config.array is not None:
+        yield ArrayFeature(name=config.array.stem, shape=np.shape(columns[config.array.stem])[1:])
+
+
+def _sorted_categories(values: Iterable[Any]) -> tuple[str, ...]:
+    """Distinct categories, numbers in numeric order before words in alphabetical order."""
+
+    def order(text: str) -> tuple[bool, float, str]:
+        is_number = text.lstrip("-").replace(".", "", 1).isdigit()
+        return (not is_number, float(text) if is_number else 0.0, text)
+
+    return tuple(sorted({category_text(value) for value in values}, key=order))
+
+
+def _fit_codes(config: CodesConfig, values: Iterable[Any]) -> CodesFeature:
+    counts = Counter(code for value in values for code in split_codes(value, config.separator))
+    vocabulary = tuple(sorted(code for code, count in counts.items() if count >= config.min_count))
+    if not vocabulary:
+        raise DataError(f"column {config.column}: no code is found in at least {config.min_count} training rows")
+    return CodesFeature(name=config.column, vocabulary=vocabulary, separator=config.separator)
+
+
+def _fit_text(config: TextConfig, values: Iterable[Any]) -> TextFeature:
+    idf = fit_tfidf(values, min_count=config.min_count, max_features=config.max_features)
+    if not idf:
+        raise DataError(f"column {config.column}: no word is found in at least {config.min_count} training rows")
+    return TextFeature(name=config.column, vocabulary=tuple(idf), idf=tuple(idf.values()))

@@ -1,0 +1,76 @@
+"""Which rows train, validate and test: stratified by class, never splitting a group."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from training.data.config import SplitConfig
+from training.errors import DataError
+
+Rows = NDArray[np.intp]
+SPLITS = ("train", "validation", "test")
+
+
+def split_rows(
+    frame: pl.DataFrame, target: NDArray[np.int64], config: SplitConfig, *, group: str | None, seed: int
+) -> dict[str, Rows]:
+    """Row positions of the three splits. Raises `DataError` when one would be empty or would lack a class.
+
+    Groups, not rows, are drawn (a row without a group column is its own group), stratified by each group's largest
+    class, so that rows of one group always stay together.
+    """
+    if config.column is not None:
+        splits = _by_column(frame.get_column(config.column))
+    else:
+        splits = _by_fractions(_group_ids(frame, group), target, config, seed)
+    _check(splits, target)
+    return splits
+
+
+def _by_column(column: pl.Series) -> dict[str, Rows]:
+    values = column.cast(pl.String).fill_null("").to_numpy()
+    if unknown := sorted(set(values.tolist()) - set(SPLITS)):
+        raise DataError(f"split column {column.name}: expected {', '.join(SPLITS)}, found {', '.join(map(repr, unknown[:5]))}")
+    return {name: np.flatnonzero(values == name) for name in SPLITS}
+
+
+def _group_ids(frame: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
+    if group is None:
+        return np.arange(frame.height)
+    column = frame.get_column(group)
+    if column.null_count():
+        raise DataError(f"group column {group}: {column.null_count()} of {len(column)} rows have no value")
+    return np.unique(column.to_numpy(), return_inverse=True)[1]
+
+
+def _by_fractions(groups: NDArray[np.int64], target: NDArray[np.int64], config: SplitConfig, seed: int) -> dict[str, Rows]:
+    assert config.validation is not None
+    assert config.test is not None
+    split_seed = seed if config.seed == "run" else config.seed
+    group_class = np.zeros(groups.max() + 1, np.int64)
+    np.maximum.at(group_class, groups, target)
+    everyone = np.arange(len(group_class))
+    rest, test = _draw(everyone, group_class, config.test, split_seed)
+    train, validation = _draw(rest, group_class, config.validation / (1 - config.test), split_seed)
+    parts = zip(SPLITS, (train, validation, test), strict=True)
+    return {name: np.flatnonzero(np.isin(groups, part)) for name, part in parts}
+
+
+def _draw(groups: NDArray[np.int64], group_class: NDArray[np.int64], fraction: float, seed: int) -> tuple[Rows, Rows]:
+    try:
+        rest, drawn = train_test_split(groups, test_size=fraction, stratify=group_class[groups], random_state=seed)
+    except ValueError as error:
+        raise DataError(f"split: {len(groups)} groups of rows cannot be divided at {fraction:.3g}: {error}") from error
+    return rest, drawn
+
+
+def _check(splits: Mapping[str, Rows], target: NDArray[np.int64]) -> None:
+    classes = set(np.unique(target).tolist())
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise DataError(f"split: {name} is empty; all {len(target)} rows went elsewhere")
+        if absent := classes - set(np.unique(target[rows]).tolist()):
+            raise DataError(f"split: {name} ({len(rows)} rows) holds no row of class {sorted(absent)}")

@@ -1,0 +1,95 @@
+"""Scores a trained model on the rows of a dataset: metrics with intervals, dataset-level explanation, metrics.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.explanation import explain_dataset
+from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricValue
+from service.bundle.output import Output
+from service.bundle.tables import TableError, absent_columns, table_records
+from training.checkpoint import METRICS_FILE, Checkpoint
+from training.data.dataset import encode_labels, encode_records, label_values, task_info
+from training.data.source import load_source
+from training.errors import DataError
+from training.inference import predict
+from training.model.build import expert_infos
+from training.tasks import evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One set of rows, scored."""
+
+    output: Output
+    target: NDArray[np.int64]
+    metrics: Mapping[str, MetricValue]
+    explanation: DatasetExplanation
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in metrics.json."""
+        metrics = {name: value.model_dump(exclude_none=True) for name, value in self.metrics.items()}
+        return {"num_rows": len(self.target), "metrics": metrics, "explanation": self.explanation.model_dump(mode="json")}
+
+
+def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
+    """The calibration inside the model, for the manifest and the explanation."""
+    calibration = checkpoint.model.calibration
+    return CalibrationInfo(
+        method="bias-corrected temperature scaling",
+        scale=tuple(calibration.scale.tolist()),
+        bias=tuple(calibration.bias.tolist()),
+        num_rows=checkpoint.provenance["num_rows"]["validation"],
+    )
+
+
+def evaluate_rows(
+    checkpoint: Checkpoint, arrays: Mapping[str, NDArray[np.float32]], target: NDArray[np.int64], split: str
+) -> Evaluation:
+    """Score (N, columns) arrays against their target (N,)."""
+    output = predict(checkpoint.model, checkpoint.schema, arrays)
+    metrics = evaluate(output.prediction, target, checkpoint.task, num_bootstraps=checkpoint.recipe.train.num_bootstraps)
+    explanation = explain_dataset(
+        output,
+        target,
+        task=checkpoint.task,
+        calibration=calibration_info(checkpoint),
+        experts=expert_infos(checkpoint.schema),
+        split=split,
+    )
+    return Evaluation(output, target, metrics, explanation)
+
+
+def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
+    """Score another table that has the recipe's label and feature columns. Raises `DataError`."""
+    config = checkpoint.recipe.data.model_copy(update={"path": path.absolute()})
+    source = load_source(config, Path())
+    values = label_values(source.frame, config.label)
+    if (found := task_info(config, values).labels) != checkpoint.task.labels:
+        raise DataError(f"{path}: label {config.label}: expected {checkpoint.task.labels}, found {found}")
+    target = encode_labels(values, config)
+    try:
+        if absent := absent_columns(source.frame, checkpoint.schema):
+            raise DataError(f"{path}: has no column for {', '.join(absent)}")
+        records = list(table_records(source.frame, checkpoint.schema))
+    except TableError as error:
+        raise DataError(f"{path}: {error}") from error
+    return evaluate_rows(checkpoint, encode_records(checkpoint.schema, records), target, path.name)
+
+
+def write_metrics(document: Mapping[str, Any], path: Path) -> None:
+    """Write JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """RUN/metrics.json."""
+    document: dict[str, Any] = json.loads((run / METRICS_FILE).read_text())
+    return document

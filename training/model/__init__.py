@@ -1,0 +1,1 @@
+"""The I2MoE model: encoders, fusion experts, reweighting, mixture, calibration."""

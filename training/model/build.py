@@ -1,0 +1,102 @@
+"""The [model] section of a recipe, and the model it describes."""
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from service.bundle.manifest import ExpertInfo
+from service.bundle.schema import FeatureSchema, Modality
+from training.config import Config
+from training.errors import RecipeError
+from training.model.encoders import ENCODERS, Encoder
+from training.model.fusion import FUSIONS
+from training.model.fusion.transformer import Residual
+from training.model.mixture import I2MoE
+from training.model.modality import ModalityEncoder
+from training.model.reweighting import Reweighting
+
+DEFAULT = "default"
+
+
+class ReweightingConfig(Config):
+    """The network that weighs the experts."""
+
+    hidden_dim: int = Field(default=128, ge=1)
+    num_layers: int = Field(default=2, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class ModelConfig(Config):
+    """The [model] section."""
+
+    fusion: Literal["transformer"] = "transformer"
+    hidden_dim: int = Field(default=128, ge=1)
+    num_patches: int = Field(default=4, ge=1)  # tokens per modality
+    num_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # in the experts
+    residual: Residual = "input"  # "released" reproduces the released code's attention block
+    missing: Literal["learned", "reject"] = "learned"  # a record without a whole modality: learned token, or refused
+    modality_dropout: float = Field(default=0.05, ge=0, lt=1)  # training: how often a present modality is hidden
+    reweighting: ReweightingConfig = ReweightingConfig()
+    encoders: dict[str, dict[str, Any]] = {}  # modality name, or "default", to {kind = ..., options}
+
+
+def expert_infos(schema: FeatureSchema) -> tuple[ExpertInfo, ...]:
+    """The experts in the order of the model: one per modality, then synergy, then redundancy."""
+    unique = [ExpertInfo(name=f"unique:{name}", kind="uniqueness", modality=name) for name in schema.names]
+    return (*unique, ExpertInfo(name="synergy", kind="synergy"), ExpertInfo(name="redundancy", kind="redundancy"))
+
+
+def build_model(config: ModelConfig, schema: FeatureSchema, num_outputs: int) -> I2MoE:
+    """A freshly initialised model, drawing from torch's global random state. Raises `RecipeError`."""
+    if unknown := set(config.encoders) - {DEFAULT, *schema.names}:
+        raise RecipeError(f"model.encoders: {sorted(unknown)} are not modalities; expected {', '.join((DEFAULT, *schema.names))}")
+    num_modalities = len(schema.modalities)
+    return I2MoE(
+        encoders=[_modality_encoder(config, modality, schema.missing) for modality in schema.modalities],
+        expert=_expert(config, num_modalities, num_outputs),
+        reweighting=Reweighting(
+            in_dim=num_modalities * config.hidden_dim, num_experts=num_modalities + 2, **config.reweighting.model_dump()
+        ),
+        num_outputs=num_outputs,
+    )
+
+
+def _expert(config: ModelConfig, num_modalities: int, num_outputs: int) -> nn.Module:
+    if config.hidden_dim % config.num_heads:
+        raise RecipeError(f"model.hidden_dim must be a multiple of num_heads, found {config.hidden_dim} and {config.num_heads}")
+    return FUSIONS[config.fusion](
+        num_modalities=num_modalities,
+        num_outputs=num_outputs,
+        **config.model_dump(include={"num_patches", "hidden_dim", "num_layers", "num_heads", "dropout", "residual"}),
+    )
+
+
+def _modality_encoder(config: ModelConfig, modality: Modality, missing: str) -> ModalityEncoder:
+    encoder = _encoder(config, modality)
+    return ModalityEncoder(encoder, config.num_patches, config.hidden_dim, has_missing_token=missing == "learned")
+
+
+def _encoder(config: ModelConfig, modality: Modality) -> Encoder:
+    options = dict(config.encoders.get(modality.name) or config.encoders.get(DEFAULT) or {})
+    kind = options.pop("kind", "feature")
+    if kind not in ENCODERS:
+        raise RecipeError(f"model.encoders.{modality.name}.kind: expected one of {', '.join(ENCODERS)}, found {kind!r}")
+    encoder_class = ENCODERS[kind]
+    try:
+        encoder_config = encoder_class.Config.model_validate_json(json.dumps(options), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("model.encoders", modality.name, *first["loc"])))
+        raise RecipeError(f"{place}: {first['msg']}") from error
+    return encoder_class(modality, num_patches=config.num_patches, hidden_dim=config.hidden_dim, config=encoder_config)
+
+
+def fit_encoders(model: I2MoE, inputs: list[Tensor]) -> None:
+    """Let every encoder learn its statistics from the training rows, one (N, columns) tensor per modality."""
+    for encoder, x_NF in zip(model.encoders, inputs, strict=True):
+        assert isinstance(encoder, ModalityEncoder)
+        encoder.encoder.fit(x_NF)

@@ -1,0 +1,99 @@
+"""The transformer backbone: self-attention over the tokens of all modalities, then one linear head.
+
+This is what the released I2MoE code calls MulT: a shared pre-norm encoder over concatenated tokens with a learned
+position embedding, mean-pooled per modality. Shape suffixes: B batch, T tokens (n modalities x P patches), D hidden,
+H heads, K head width, C outputs.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Residual = Literal["input", "released"]
+
+
+class SelfAttention(nn.Module):
+    """softmax(Q K^T / sqrt(D / H)) V over all tokens, then a projection (Vaswani et al. 2017, section 3.2).
+
+    Query, key and value have no bias, as in the released code.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim must be a multiple of num_heads, found {hidden_dim} and {num_heads}")
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_dim, hidden_dim, bias=False)
+        self.key_value = nn.Linear(hidden_dim, 2 * hidden_dim, bias=False)
+        self.projection = nn.Linear(hidden_dim, hidden_dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        key_BTD, value_BTD = self.key_value(x_BTD).chunk(2, dim=-1)
+        query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (self.query(x_BTD), key_BTD, value_BTD))
+        mixed_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK)
+        return self.projection(mixed_BHTK.transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and a GELU MLP of width 2 D.
+
+    residual "input":     x = x + Drop(Attn(LN(x)))     the usual pre-norm block
+    residual "released":  a = Attn(LN(x)); x = a + Drop(a)     what the released code computes: the input is lost
+    then                  x = x + Drop(MLP(LN(x)))
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float, residual: Residual) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention_norm = nn.LayerNorm(hidden_dim)
+        self.attention = SelfAttention(hidden_dim, num_heads)
+        self.mlp_norm = nn.LayerNorm(hidden_dim)
+        self.expand = nn.Linear(hidden_dim, 2 * hidden_dim)
+        self.contract = nn.Linear(2 * hidden_dim, hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        attended_BTD = self.attention(self.attention_norm(x_BTD))
+        x_BTD = (attended_BTD if self.residual == "released" else x_BTD) + self.dropout(attended_BTD)
+        hidden = self.dropout(F.gelu(self.expand(self.mlp_norm(x_BTD))))
+        return x_BTD + self.dropout(self.contract(hidden))
+
+
+class TransformerFusion(nn.Module):
+    """One expert: tokens of n modalities to C logits.
+
+    Parameters: L (8 D^2 + 8 D) + n P D + (n D C + C) for L layers (reproduces Table 6 of the paper).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_modalities: int,
+        num_patches: int,
+        hidden_dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_outputs: int,
+        dropout: float = 0.0,
+        residual: Residual = "input",
+    ) -> None:
+        super().__init__()
+        self.num_modalities = num_modalities
+        self.position = nn.Parameter(torch.zeros(num_modalities * num_patches, hidden_dim))
+        self.layers = nn.ModuleList(TransformerLayer(hidden_dim, num_heads, dropout, residual) for _ in range(num_layers))
+        self.head = nn.Linear(num_modalities * hidden_dim, num_outputs)
+
+    def forward(self, tokens_BnPD: Tensor) -> Tensor:
+        """(B, n, P, D) to (B, C)."""
+        x_BTD = tokens_BnPD.flatten(1, 2) + self.position
+        for layer in self.layers:
+            x_BTD = layer(x_BTD)
+        pooled_BnD = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2)
+        return self.head(pooled_BnD.flatten(1))

@@ -1,0 +1,38 @@
+"""Replaces one modality's tokens at a time: the perturbed inputs of the interaction losses.
+
+Shape suffixes: V variants (n + 1: the clean pass, then modality 1..n replaced), B batch, n modalities, P patches, D hidden.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+
+def random_vector(tokens_BPD: Tensor) -> Tensor:
+    """Independent N(0, 1) values for every sample, token and channel (the paper's choice)."""
+    return torch.randn_like(tokens_BPD)
+
+
+def zero_vector(tokens_BPD: Tensor) -> Tensor:
+    """Zeros."""
+    return torch.zeros_like(tokens_BPD)
+
+
+def mean_vector(tokens_BPD: Tensor) -> Tensor:
+    """The mean of the batch, for every sample (detached: a reference point, not a path for gradients)."""
+    return tokens_BPD.detach().mean(dim=0, keepdim=True).expand_as(tokens_BPD)
+
+
+MASKINGS: Mapping[str, Callable[[Tensor], Tensor]] = {"random": random_vector, "zero": zero_vector, "mean": mean_vector}
+
+
+def perturb(tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, n, P, D) to (V, B, n, P, D): position 0 is the clean input, position j has modality j replaced."""
+    num_modalities = tokens_BnPD.shape[1]
+    variants = [tokens_BnPD]
+    for modality in range(num_modalities):
+        parts = list(tokens_BnPD.unbind(dim=1))
+        parts[modality] = replacement(parts[modality])
+        variants.append(torch.stack(parts, dim=1))
+    return torch.stack(variants)

@@ -1,0 +1,69 @@
+"""I2MoE: encoders, n + 2 fusion experts that start equal, and a reweighting network.
+
+`forward` is the served single pass: no masking, no randomness in evaluation mode. The perturbed passes of training are
+`perturbed_logits`; the losses over them live in `training.objectives`.
+
+Shape suffixes: B batch, n modalities, P patches, D hidden, E = n + 2 experts, V = n + 1 variants, C outputs.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.model.calibration import Calibration
+from training.model.masking import perturb
+from training.model.reweighting import Reweighting
+
+
+class MixtureOutput(NamedTuple):
+    """One clean pass. sum over E of expert_weights x expert_logits = logits; prediction is calibrated."""
+
+    prediction_BC: Tensor
+    logits_BC: Tensor
+    expert_weights_BE: Tensor
+    expert_logits_BEC: Tensor
+
+
+class I2MoE(nn.Module):
+    """Interpretable multimodal interaction-aware mixture of experts (Xin et al., ICML 2025, section 3).
+
+    `encoders` turn each modality's (B, columns) input, NaN where missing, into (B, P, D) tokens, in modality order.
+    `expert` is one freshly initialised fusion module; every expert starts as a copy of it, as in the paper.
+    """
+
+    def __init__(self, *, encoders: Sequence[nn.Module], expert: nn.Module, reweighting: Reweighting, num_outputs: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.experts = nn.ModuleList(copy.deepcopy(expert) for _ in range(len(encoders) + 2))
+        self.reweighting = reweighting
+        self.calibration = Calibration(num_outputs)
+
+    def embed(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Inputs (B, columns), one per modality, to tokens (B, n, P, D)."""
+        return torch.stack([encoder(x) for encoder, x in zip(self.encoders, inputs, strict=True)], dim=1)
+
+    def expert_logits(self, tokens_BnPD: Tensor) -> Tensor:
+        """Every expert on the same tokens: (E, B, C)."""
+        return torch.stack([expert(tokens_BnPD) for expert in self.experts])
+
+    def perturbed_logits(self, tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> Tensor:
+        """Every expert on the clean tokens and on its own n perturbed ones: (E, V, B, C), one call per expert."""
+        num_modalities = tokens_BnPD.shape[1]
+        logits = [expert(perturb(tokens_BnPD, replacement).flatten(0, 1)) for expert in self.experts]
+        return torch.stack(logits).unflatten(1, (num_modalities + 1, -1))
+
+    @staticmethod
+    def mix(weights_BE: Tensor, logits_EBC: Tensor) -> Tensor:
+        """The weighted sum of expert logits (B, C)."""
+        return torch.einsum("be,ebc->bc", weights_BE, logits_EBC)
+
+    def forward(self, inputs: Sequence[Tensor]) -> MixtureOutput:
+        """The single clean pass over one (B, columns) tensor per modality."""
+        tokens_BnPD = self.embed(inputs)
+        weights_BE = self.reweighting(tokens_BnPD)
+        logits_EBC = self.expert_logits(tokens_BnPD)
+        logits_BC = self.mix(weights_BE, logits_EBC)
+        return MixtureOutput(self.calibration(logits_BC), logits_BC, weights_BE, logits_EBC.transpose(0, 1))

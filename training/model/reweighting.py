@@ -1,0 +1,28 @@
+"""The reweighting network: each sample's own weight for every expert."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN_DROPOUT = 0.5  # fixed in the released code, whatever the fusion's dropout
+
+
+class Reweighting(nn.Module):
+    """w = softmax(MLP(concat_m mean_P(tokens_m)) / temperature) (I2MoE section 3.3).
+
+    `num_layers` 1 is a single Linear; k >= 2 is Linear, ReLU, Dropout, (Linear, ReLU, Dropout) x (k - 2), Linear.
+    Parameters for k = 1: n D E + E; for k >= 2: n D h + h + (k - 2)(h^2 + h) + h E + E.
+    """
+
+    def __init__(self, *, in_dim: int, hidden_dim: int, num_layers: int, num_experts: int, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+        widths = [in_dim, *([hidden_dim] * (num_layers - 1))]
+        hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(HIDDEN_DROPOUT)) for a, b in itertools.pairwise(widths)]
+        self.mlp = nn.Sequential(*itertools.chain.from_iterable(hidden), nn.Linear(widths[-1], num_experts))
+
+    def forward(self, tokens_BnPD: Tensor) -> Tensor:
+        """(B, n, P, D) to weights (B, E) that are positive and sum to 1."""
+        pooled_BnD = tokens_BnPD.mean(dim=2)
+        return torch.softmax(self.mlp(pooled_BnD.flatten(1)) / self.temperature, dim=-1)

@@ -1,0 +1,102 @@
+"""What a model is trained to do: the task loss of the mixture plus the interaction losses of the experts.
+
+Losses are functions over logits that the model computed; the model knows nothing of them. Shape suffixes: E experts
+(uniqueness 1..n, synergy, redundancy), V variants (clean, then modality 1..n replaced), B batch, C classes.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from training.config import Config
+from training.model.masking import MASKINGS
+from training.model.mixture import I2MoE
+
+TRIPLET_MARGIN = 1.0
+
+
+class ObjectiveConfig(Config):
+    """The [objective] section of a recipe."""
+
+    kind: Literal["paper"] = "paper"
+    interaction_weight: float = Field(default=0.01, ge=0)  # lambda_int of the paper; 0 trains without interaction losses
+    masking: Literal["random", "mean", "zero"] = "random"
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # "balanced": inverse training frequencies
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+def uniqueness_loss(logits_VBC: Tensor, modality: int) -> Tensor:
+    """Losing its own modality is the negative, losing any other a positive.
+
+    L = 1/(n-1) sum_{j != i} mean_B max(|y0 - yj| - |y0 - yi| + 1, 0), Euclidean distances with PyTorch's 1e-6 offset
+    (I2MoE section 3.2, nn.TripletMarginLoss). `modality` i counts from 0.
+    """
+    anchor_BC, negative_BC = logits_VBC[0], logits_VBC[modality + 1]
+    positives = [j for j in range(1, len(logits_VBC)) if j != modality + 1]
+    losses = [F.triplet_margin_loss(anchor_BC, logits_VBC[j], negative_BC, margin=TRIPLET_MARGIN, eps=1e-7) for j in positives]
+    return torch.stack(losses).mean()
+
+
+def _similarity(logits_VBC: Tensor) -> Tensor:
+    """Mean cosine similarity of the clean logits with each perturbed pass's: a scalar in [-1, 1]."""
+    return F.cosine_similarity(logits_VBC[:1], logits_VBC[1:], dim=-1, eps=1e-12).mean()
+
+
+def synergy_loss(logits_VBC: Tensor) -> Tensor:
+    """Losing any modality is a negative: L = 1/n sum_j mean_B cos(y0, yj), minimised (I2MoE section 3.2)."""
+    return _similarity(logits_VBC)
+
+
+def redundancy_loss(logits_VBC: Tensor) -> Tensor:
+    """Losing any modality is a positive: L = 1/n sum_j mean_B (1 - cos(y0, yj)) (I2MoE section 3.2)."""
+    return 1 - _similarity(logits_VBC)
+
+
+def interaction_losses(logits_EVBC: Tensor) -> Tensor:
+    """(E, V, B, C) logits to one loss per expert (E,), in expert order. Their mean is the paper's L_int."""
+    num_experts, num_variants = logits_EVBC.shape[:2]
+    num_modalities = num_variants - 1
+    if num_experts != num_modalities + 2:
+        raise ValueError(f"{num_modalities} modalities need {num_modalities + 2} experts, found {num_experts}")
+    unique = [uniqueness_loss(logits_EVBC[i], i) for i in range(num_modalities)]
+    return torch.stack([*unique, synergy_loss(logits_EVBC[-2]), redundancy_loss(logits_EVBC[-1])])
+
+
+class Losses(NamedTuple):
+    """A training step's losses; `total` is what is minimised."""
+
+    total: Tensor  # ()
+    task: Tensor  # ()
+    interaction_E: Tensor  # (E,), zeros when the interaction weight is 0
+
+
+class PaperObjective:
+    """L = L_task(sum_e w_e y_e, target) + interaction_weight / E * sum_e L_e (I2MoE, Algorithm 1).
+
+    The task loss is on the mixture alone: no expert is asked to predict by itself. Nothing is detached.
+    """
+
+    def __init__(self, config: ObjectiveConfig, class_weights_C: Tensor | None = None) -> None:
+        self.config = config
+        self.class_weights_C = class_weights_C
+        self._replacement = MASKINGS[config.masking]
+
+    def __call__(self, model: I2MoE, inputs: list[Tensor], target_B: Tensor) -> Losses:
+        """The losses of one batch. `inputs` holds one (B, columns) tensor per modality, `target_B` class positions."""
+        tokens_BnPD = model.embed(inputs)
+        weights_BE = model.reweighting(tokens_BnPD)
+        if self.config.interaction_weight == 0:
+            logits_EBC = model.expert_logits(tokens_BnPD)
+            interaction_E = torch.zeros(len(logits_EBC))
+        else:
+            logits_EVBC = model.perturbed_logits(tokens_BnPD, self._replacement)
+            logits_EBC = logits_EVBC[:, 0]
+            interaction_E = interaction_losses(logits_EVBC)
+        task = self._task_loss(model.mix(weights_BE, logits_EBC), target_B)
+        return Losses(task + self.config.interaction_weight * interaction_E.mean(), task, interaction_E.detach())
+
+    def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:
+        return F.cross_entropy(logits_BC, target_B, weight=self.class_weights_C, label_smoothing=self.config.label_smoothing)

@@ -1,0 +1,31 @@
+"""Shows epochs as they end: a bar on a terminal, one line per epoch elsewhere."""
+
+import sys
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from training.train_config import TrainConfig
+from training.trainer import EpochRecord
+
+_SHOWN = ("auroc", "log_loss")
+
+
+def epoch_line(record: EpochRecord, config: TrainConfig) -> str:
+    """The losses and validation values of one epoch."""
+    shown = dict.fromkeys((config.selection, *_SHOWN))
+    validation = "  ".join(f"{name} {record.validation[name]:.4f}" for name in shown)
+    interaction = sum(record.interaction.values()) / len(record.interaction)
+    return f"loss {record.loss:.4f}  task {record.task_loss:.4f}  interaction {interaction:.4f}  validation {validation}"
+
+
+def show_progress(epochs: Iterator[EpochRecord], config: TrainConfig, *, first_epoch: int) -> None:
+    """Run all epochs, telling each one on standard error."""
+    if not sys.stderr.isatty():
+        for record in epochs:
+            print(f"epoch {record.epoch + 1}/{config.epochs}  {epoch_line(record, config)}", file=sys.stderr, flush=True)  # noqa: T201 - progress is for people
+        return
+    with tqdm(total=config.epochs, initial=first_epoch, unit="epoch") as bar:
+        for record in epochs:
+            bar.set_postfix_str(epoch_line(record, config))
+            bar.update()

@@ -1,0 +1,86 @@
+"""A recipe: one TOML file that says everything about a run, checked before anything starts."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from service.bundle.manifest import ModelCard
+from training.config import Config
+from training.data.config import DataConfig
+from training.errors import RecipeError
+from training.model.build import ModelConfig
+from training.objectives import ObjectiveConfig
+from training.train_config import TrainConfig
+
+
+class Recipe(Config):
+    """A complete run. Relative paths are relative to the recipe's own folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the model's name: "support2-one-year-mortality"
+    version: str = "1.0.0"
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    model_card: ModelCard
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values as TOML, bare words as strings).
+
+    Raises `RecipeError` with one line per problem: the key, what was expected and what was found.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(document, override)
+    return parse_recipe(document, str(path))
+
+
+def parse_recipe(document: Mapping[str, Any], name: str) -> Recipe:
+    """Check a recipe's values. Raises `RecipeError`."""
+    try:
+        # By way of JSON, because pydantic's strict mode then takes arrays for tuples and strings for paths, nothing else.
+        return Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{name}: {_sentence(problem)}" for problem in error.errors(include_url=False))) from None
+
+
+def _sentence(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: is not a key of this section"
+    if problem["type"] == "missing":
+        return f"{place}: is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem["input"]
+    told = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+    return f"{place}: {message}{told}"
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    *sections, leaf = key.strip().split(".")
+    if not separator or (not sections and leaf not in Recipe.model_fields):
+        raise RecipeError(f"--set {override}: expected section.key=value")
+    table = document
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}: {section} is a value, not a section")
+    table[leaf] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,120 @@
+"""A whole run: data, model, training, calibration, evaluation, report, and the files that stay."""
+
+import platform
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE, Checkpoint, save_checkpoint
+from training.data.dataset import Dataset, load_dataset
+from training.errors import RunError
+from training.evaluation import Evaluation, evaluate_rows, write_metrics
+from training.inference import predict
+from training.model.build import build_model, fit_encoders
+from training.model.mixture import I2MoE
+from training.objectives import ObjectiveConfig, PaperObjective
+from training.progress import show_progress
+from training.recipe import Recipe
+from training.report import write_report
+from training.trainer import Trainer
+
+RECIPE_FILE = "recipe.json"
+
+
+def class_weights(config: ObjectiveConfig, target: np.ndarray[Any, Any], num_classes: int) -> Tensor | None:
+    """The task loss's class weights (C,): none, as given, or inverse training frequencies with mean 1 over rows."""
+    if config.class_weights is None:
+        return None
+    if config.class_weights == "balanced":
+        counts = np.bincount(target, minlength=num_classes)
+        return torch.tensor(len(target) / (num_classes * counts), dtype=torch.float32)
+    if len(config.class_weights) != num_classes:
+        raise RunError(f"objective.class_weights: expected {num_classes} numbers, found {len(config.class_weights)}")
+    return torch.tensor(config.class_weights, dtype=torch.float32)
+
+
+def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
+    """A trainer at its first epoch: seeded model, fitted encoders, objective."""
+    torch.manual_seed(recipe.train.seed)
+    num_classes = len(dataset.task.labels)
+    model = build_model(recipe.model, dataset.schema, num_classes)
+    arrays, target = dataset.part("train")
+    fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
+    objective = PaperObjective(recipe.objective, class_weights(recipe.objective, target, num_classes))
+    rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
+    return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
+
+
+def calibrate(model: I2MoE, dataset: Dataset) -> None:
+    """Fit the model's calibration on the validation rows."""
+    arrays, target = dataset.part("validation")
+    logits = torch.from_numpy(predict(model, dataset.schema, arrays).logits.copy())
+    model.calibration.fit(logits, torch.from_numpy(target))
+
+
+def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer, seconds: float) -> dict[str, Any]:
+    return {
+        "seed": recipe.train.seed,
+        "num_rows": {name: len(rows) for name, rows in dataset.splits.items()},
+        "notes": list(dataset.notes),
+        "best_epoch": trainer.state.best_epoch,
+        "epochs": trainer.state.next_epoch,
+        "training_seconds": round(seconds, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """Make RUN, or check that it is the same run. Raises `RunError`."""
+    text = recipe.model_dump_json(indent=1)
+    recipe_path = out / RECIPE_FILE
+    if resume:
+        if recipe_path.exists() and recipe_path.read_text() != text:
+            raise RunError(f"{out}: was started with another recipe; use another folder or the same recipe and --set values")
+    elif out.exists() and any(out.iterdir()):
+        raise RunError(f"{out}: is not empty; add --resume to continue that run, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    recipe_path.write_text(text)
+
+
+def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dict[str, Evaluation]:
+    """Train `recipe` (whose relative paths start at `folder`) into the run folder `out`.
+
+    Leaves checkpoint.pt, metrics.json, report.html and recipe.json there. Raises `TrainingError`; on Ctrl-C the last whole
+    epoch stays and `resume` continues from it.
+    """
+    started = time.monotonic()
+    dataset = load_dataset(recipe.data, folder, seed=recipe.train.seed, missing=recipe.model.missing)
+    if resume and (out / CHECKPOINT_FILE).exists() and not (out / STATE_FILE).exists():
+        raise RunError(f"{out}: this run is complete; nothing to resume")
+    _prepare_folder(recipe, out, resume=resume)
+    trainer = make_trainer(recipe, dataset, out)
+    if resume:
+        trainer.resume()
+    show_progress(trainer.epochs(), recipe.train, first_epoch=trainer.state.next_epoch)
+    model = trainer.best_model()
+    calibrate(model, dataset)
+    provenance = _provenance(recipe, dataset, trainer, time.monotonic() - started)
+    checkpoint = Checkpoint(model, recipe, dataset.schema, dataset.task, provenance)
+    return finish(checkpoint, dataset, trainer.state.history, out)
+
+
+def finish(checkpoint: Checkpoint, dataset: Dataset, history: Iterable[dict[str, Any]], out: Path) -> dict[str, Evaluation]:
+    """Evaluate, report and write the run's lasting files; the training state goes last, when all else is safe."""
+    evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
+    document = {
+        "model": checkpoint.recipe.name,
+        "provenance": dict(checkpoint.provenance),
+        "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
+        "history": list(history),
+    }
+    save_checkpoint(checkpoint, out)
+    write_metrics(document, out / METRICS_FILE)
+    write_report(checkpoint, dataset, evaluations, document["history"], out / REPORT_FILE)
+    (out / STATE_FILE).unlink(missing_ok=True)
+    return evaluations

@@ -1,0 +1,121 @@
+"""What a prediction is worth: one Task per kind of label owns its metrics and which run is better."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from service.bundle.explanation import decide
+from service.bundle.manifest import MetricValue, TaskInfo
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.int64]
+Metric = Callable[[Floats, Ints, TaskInfo], float]  # (prediction (N, C), target (N,), task)
+
+ECE_BINS = 15
+_EPS = 1e-7
+
+
+def log_loss(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Mean negative log probability of the true class."""
+    true_class_N = np.take_along_axis(prediction_NC, target_N[:, None], axis=1)[:, 0]
+    return float(-np.log(np.clip(true_class_N, _EPS, 1)).mean())
+
+
+def auroc(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Area under the ROC curve; one-vs-rest macro average for more than two classes."""
+    if prediction_NC.shape[1] == 2:
+        return float(sk.roc_auc_score(target_N, prediction_NC[:, 1]))
+    one_hot_NC = np.eye(prediction_NC.shape[1], dtype=int)[target_N]
+    return float(sk.roc_auc_score(one_hot_NC, prediction_NC, average="macro"))
+
+
+def auprc(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Average precision; macro average over classes for more than two."""
+    if prediction_NC.shape[1] == 2:
+        return float(sk.average_precision_score(target_N, prediction_NC[:, 1]))
+    one_hot_NC = np.eye(prediction_NC.shape[1], dtype=int)[target_N]
+    return float(sk.average_precision_score(one_hot_NC, prediction_NC, average="macro"))
+
+
+def brier(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Mean squared error of the event's probability; for more than two classes, summed over classes (Brier 1950)."""
+    one_hot_NC = np.eye(prediction_NC.shape[1])[target_N]
+    squared_N = ((prediction_NC - one_hot_NC) ** 2).sum(axis=1)
+    return float(squared_N.mean() / (2 if prediction_NC.shape[1] == 2 else 1))
+
+
+def expected_calibration_error(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Mean |stated - observed| over 15 equal-width bins of the stated probability, weighted by bin size (Guo et al. 2017).
+
+    Binary: the event's probability against the event. Otherwise: the largest probability against being right.
+    """
+    if prediction_NC.shape[1] == 2:
+        stated_N, observed_N = prediction_NC[:, 1], target_N == 1
+    else:
+        stated_N, observed_N = prediction_NC.max(axis=1), prediction_NC.argmax(axis=1) == target_N
+    bins_N = np.minimum((stated_N * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins_N, weights=stated_N - observed_N, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(target_N))
+
+
+def accuracy(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Share of rows whose decided label is the true one."""
+    return float((decide(prediction_NC, task) == target_N).mean())
+
+
+def f1(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """F1 of the event for two classes, macro F1 for more."""
+    average = "binary" if prediction_NC.shape[1] == 2 else "macro"
+    return float(sk.f1_score(target_N, decide(prediction_NC, task), average=average, zero_division=0.0))
+
+
+METRICS: Mapping[str, Metric] = {
+    "auroc": auroc,
+    "auprc": auprc,
+    "brier": brier,
+    "ece": expected_calibration_error,
+    "accuracy": accuracy,
+    "f1": f1,
+    "log_loss": log_loss,
+}
+LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss"})
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Does `value` of `metric` beat the best so far? NaN never does."""
+    if best is None:
+        return not np.isnan(value)
+    return value < best if metric in LOWER_IS_BETTER else value > best
+
+
+def evaluate(
+    prediction_NC: Floats, target_N: Ints, task: TaskInfo, *, num_bootstraps: int, seed: int = 0
+) -> dict[str, MetricValue]:
+    """Every metric with its 95 % percentile bootstrap interval over rows.
+
+    Resamples that lack a class are drawn again, so every metric is defined on each.
+    """
+    resamples = _resamples(target_N, num_bootstraps, seed)
+    return {name: _with_interval(metric, prediction_NC, target_N, task, resamples) for name, metric in METRICS.items()}
+
+
+def _resamples(target_N: Ints, count: int, seed: int) -> list[NDArray[np.intp]]:
+    generator, num_classes = np.random.default_rng(seed), len(np.unique(target_N))
+    resamples: list[NDArray[np.intp]] = []
+    while len(resamples) < count:
+        rows = generator.integers(len(target_N), size=len(target_N))
+        if len(np.unique(target_N[rows])) == num_classes:
+            resamples.append(rows)
+    return resamples
+
+
+def _with_interval(
+    metric: Metric, prediction_NC: Floats, target_N: Ints, task: TaskInfo, resamples: list[NDArray[np.intp]]
+) -> MetricValue:
+    value = metric(prediction_NC, target_N, task)
+    if not resamples:
+        return MetricValue(value=value)
+    low, high = np.quantile([metric(prediction_NC[rows], target_N[rows], task) for rows in resamples], [0.025, 0.975])
+    return MetricValue(value=value, low=float(low), high=float(high))

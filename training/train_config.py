@@ -1,0 +1,24 @@
+"""The [train] section of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from training.config import Config
+
+
+class TrainConfig(Config):
+    """How the weights are found."""
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)  # on matrices only, never on biases, norms and tokens
+    warmup_epochs: float = Field(default=1.0, ge=0)  # linear, then cosine to zero over `epochs`
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)  # weight averaging; 0 evaluates the raw weights
+    patience: int = Field(default=8, ge=1)  # stop after this many epochs without a better validation value
+    selection: Literal["auroc", "auprc", "log_loss", "accuracy", "f1"] = "auroc"
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"  # auto: the first GPU, else the CPU
+    num_bootstraps: int = Field(default=1000, ge=0)  # for the metrics' confidence intervals
