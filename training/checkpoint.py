@@ -51,14 +51,19 @@ def save_atomically(document: Mapping[str, Any], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_document(path: Path) -> dict[str, Any]:
-    """Read a file of `save_atomically`. Raises `RunError`."""
+def load_tensors(path: Path) -> Any:
+    """Read a file of torch.save that holds tensors and plain values; anything else is refused. Raises `RunError`."""
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise RunError(f"{path}: is damaged or not a checkpoint ({type(error).__name__})") from error
+
+
+def load_document(path: Path) -> dict[str, Any]:
+    """Read a file of `save_atomically`. Raises `RunError`."""
+    document = load_tensors(path)
     if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
         found = document.get("format") if isinstance(document, dict) else type(document).__name__
         raise RunError(f"{path}: expected checkpoint format {CHECKPOINT_FORMAT}, found {found!r}")
@@ -86,7 +91,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         recipe = Recipe.model_validate(document["recipe"])
         schema = FeatureSchema.model_validate(document["schema"])
         task = TaskInfo.model_validate(document["task"])
-        model = build_model(recipe.model, schema, len(task.labels))
+        model = build_model(recipe.model, schema, task)
         model.load_state_dict(document["weights"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise RunError(f"{path}: does not rebuild a model: {str(error).splitlines()[0]}") from error

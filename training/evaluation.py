@@ -16,7 +16,7 @@ from service.bundle.tables import TableError, absent_columns, table_records
 from training.checkpoint import METRICS_FILE, Checkpoint
 from training.data.dataset import encode_labels, encode_records, label_values, task_info
 from training.data.source import load_source
-from training.errors import DataError
+from training.errors import DataError, RunError
 from training.inference import predict
 from training.model.build import expert_infos
 from training.tasks import evaluate
@@ -90,6 +90,12 @@ def write_metrics(document: Mapping[str, Any], path: Path) -> None:
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
-    """RUN/metrics.json."""
-    document: dict[str, Any] = json.loads((run / METRICS_FILE).read_text())
+    """RUN/metrics.json. Raises `RunError`."""
+    path = run / METRICS_FILE
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; expected a folder of a finished python -m training fit") from None
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged ({error})") from error
     return document

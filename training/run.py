@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from training.data.dataset import Dataset, load_dataset
 from training.errors import RunError
 from training.evaluation import Evaluation, evaluate_rows, write_metrics
 from training.inference import predict
-from training.model.build import build_model, fit_encoders
+from training.model.build import build_model, expert_infos, fit_encoders
 from training.model.mixture import I2MoE
 from training.objectives import ObjectiveConfig, PaperObjective
 from training.progress import show_progress
 from training.recipe import Recipe
+from training.reference import reference, typical_record
 from training.report import write_report
 from training.trainer import Trainer
 
@@ -41,11 +41,10 @@ def class_weights(config: ObjectiveConfig, target: np.ndarray[Any, Any], num_cla
 def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
     """A trainer at its first epoch: seeded model, fitted encoders, objective."""
     torch.manual_seed(recipe.train.seed)
-    num_classes = len(dataset.task.labels)
-    model = build_model(recipe.model, dataset.schema, num_classes)
+    model = build_model(recipe.model, dataset.schema, dataset.task)
     arrays, target = dataset.part("train")
     fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
-    objective = PaperObjective(recipe.objective, class_weights(recipe.objective, target, num_classes))
+    objective = PaperObjective(recipe.objective, class_weights(recipe.objective, target, len(dataset.task.labels)))
     rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 
@@ -65,7 +64,7 @@ def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer, seconds: flo
         "best_epoch": trainer.state.best_epoch,
         "epochs": trainer.state.next_epoch,
         "training_seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
     }
 
 
@@ -104,17 +103,22 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
     return finish(checkpoint, dataset, trainer.state.history, out)
 
 
-def finish(checkpoint: Checkpoint, dataset: Dataset, history: Iterable[dict[str, Any]], out: Path) -> dict[str, Evaluation]:
+def finish(checkpoint: Checkpoint, dataset: Dataset, history: list[dict[str, Any]], out: Path) -> dict[str, Evaluation]:
     """Evaluate, report and write the run's lasting files; the training state goes last, when all else is safe."""
     evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
+    test_arrays, _ = dataset.part("test")
+    train_arrays, _ = dataset.part("train")
+    experts = expert_infos(checkpoint.schema)
     document = {
         "model": checkpoint.recipe.name,
         "provenance": dict(checkpoint.provenance),
         "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
-        "history": list(history),
+        "example": typical_record(train_arrays, checkpoint.schema),
+        "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),
+        "history": history,
     }
     save_checkpoint(checkpoint, out)
     write_metrics(document, out / METRICS_FILE)
-    write_report(checkpoint, dataset, evaluations, document["history"], out / REPORT_FILE)
+    write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
     (out / STATE_FILE).unlink(missing_ok=True)
     return evaluations

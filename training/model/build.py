@@ -6,10 +6,11 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from service.bundle.manifest import ExpertInfo
+from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
 from training.config import Config
 from training.errors import RecipeError
+from training.model.calibration import Calibration
 from training.model.encoders import ENCODERS, Encoder
 from training.model.fusion import FUSIONS
 from training.model.fusion.transformer import Residual
@@ -26,6 +27,7 @@ class ReweightingConfig(Config):
     hidden_dim: int = Field(default=128, ge=1)
     num_layers: int = Field(default=2, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    dropout: float = Field(default=0.5, ge=0, lt=1)  # the released code fixes 0.5, whatever the experts' dropout
 
 
 class ModelConfig(Config):
@@ -50,18 +52,18 @@ def expert_infos(schema: FeatureSchema) -> tuple[ExpertInfo, ...]:
     return (*unique, ExpertInfo(name="synergy", kind="synergy"), ExpertInfo(name="redundancy", kind="redundancy"))
 
 
-def build_model(config: ModelConfig, schema: FeatureSchema, num_outputs: int) -> I2MoE:
+def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I2MoE:
     """A freshly initialised model, drawing from torch's global random state. Raises `RecipeError`."""
     if unknown := set(config.encoders) - {DEFAULT, *schema.names}:
         raise RecipeError(f"model.encoders: {sorted(unknown)} are not modalities; expected {', '.join((DEFAULT, *schema.names))}")
-    num_modalities = len(schema.modalities)
+    num_modalities, num_outputs = len(schema.modalities), len(task.labels)
     return I2MoE(
         encoders=[_modality_encoder(config, modality, schema.missing) for modality in schema.modalities],
         expert=_expert(config, num_modalities, num_outputs),
         reweighting=Reweighting(
             in_dim=num_modalities * config.hidden_dim, num_experts=num_modalities + 2, **config.reweighting.model_dump()
         ),
-        num_outputs=num_outputs,
+        calibration=Calibration(num_outputs, task.kind),
     )
 
 

@@ -32,7 +32,8 @@ class NumericEmbedding(nn.Module):
         embedding = bias + score_weight z + sum_t piece_weight_t s_t + sum_q [sin, cos](2 pi frequency_q z) wave_weight_q
 
     (piecewise-linear and periodic embeddings of Gorishniy, Rubachev and Babenko, "On embeddings for numerical features in
-    tabular deep learning", NeurIPS 2022, formulas 1 and 3). A missing number is a learned vector of its own.
+    tabular deep learning", NeurIPS 2022, formulas 1 and 3). In training N(0, noise^2) is added to every embedding. A missing
+    number is a learned vector of its own.
     """
 
     knots: Tensor  # (F, T + 1)
@@ -40,20 +41,22 @@ class NumericEmbedding(nn.Module):
     first_score: Tensor  # (F,)
     score_step: Tensor  # (F, T)
 
-    def __init__(self, num_features: int, width: int, *, num_bins: int, num_frequencies: int, frequency_scale: float) -> None:
+    def __init__(
+        self, num_features: int, width: int, *, num_bins: int, num_frequencies: int, frequency_scale: float, noise: float
+    ) -> None:
         super().__init__()
-        self.num_bins = num_bins
+        self.num_bins, self.noise = num_bins, noise
         self.register_buffer("knots", torch.zeros(num_features, num_bins + 1))
         self.register_buffer("inverse_width", torch.zeros(num_features, num_bins))
         self.register_buffer("first_score", torch.zeros(num_features))
         self.register_buffer("score_step", torch.zeros(num_features, num_bins))
         self.bias = nn.Parameter(0.1 * torch.randn(num_features, width))
         self.missing = nn.Parameter(0.1 * torch.randn(num_features, width))
-        self.score_weight = nn.Parameter(0.5 * torch.randn(num_features, width))
-        self.piece_weight = nn.Parameter(torch.randn(num_features, num_bins, width) / math.sqrt(num_bins))
+        self.score_weight = nn.Parameter(0.25 * torch.randn(num_features, width))
+        self.piece_weight = nn.Parameter(0.5 * torch.randn(num_features, num_bins, width) / math.sqrt(num_bins))
         self.frequency = nn.Parameter(frequency_scale * torch.randn(num_features, num_frequencies))
         self.wave_weight = nn.Parameter(
-            torch.randn(num_features, 2 * num_frequencies, width) / math.sqrt(max(1, 2 * num_frequencies))
+            0.5 * torch.randn(num_features, 2 * num_frequencies, width) / math.sqrt(max(1, 2 * num_frequencies))
         )
 
     def fit(self, x_NF: Tensor) -> None:
@@ -85,6 +88,8 @@ class NumericEmbedding(nn.Module):
         code = torch.cat([pieces_BFT, waves], dim=-1)
         weight = torch.cat([self.piece_weight, self.wave_weight], dim=1)
         embedded_BFW = torch.einsum("bfk,fkw->bfw", code, weight) + score_BF1 * self.score_weight + self.bias
+        if self.training and self.noise > 0:
+            embedded_BFW = embedded_BFW + self.noise * torch.randn_like(embedded_BFW)
         return torch.where(torch.isnan(x_BF)[:, :, None], self.missing, embedded_BFW)
 
 
@@ -94,8 +99,8 @@ class CategoryEmbedding(nn.Module):
     def __init__(self, vocabulary_sizes: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.vocabulary_sizes = vocabulary_sizes
-        self.tables = nn.ParameterList(0.5 * torch.randn(size, width) for size in vocabulary_sizes)
-        self.missing = nn.Parameter(0.5 * torch.randn(len(vocabulary_sizes), width))
+        self.tables = nn.ParameterList(0.25 * torch.randn(size, width) for size in vocabulary_sizes)
+        self.missing = nn.Parameter(0.25 * torch.randn(len(vocabulary_sizes), width))
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """Vocabulary positions (B, F), NaN where missing, to (B, F, W)."""

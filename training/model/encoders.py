@@ -134,6 +134,7 @@ class FeatureEncoder(Encoder):
         num_bins: int = Field(default=32, ge=2)  # quantile bins of a number
         num_frequencies: int = Field(default=8, ge=0)  # waves per number
         frequency_scale: float = Field(default=0.1, gt=0)  # their standard deviation at the start, in cycles per z
+        noise: float = Field(default=0.1, ge=0)  # standard deviation added to the embeddings of numbers in training
         dropout: float = Field(default=0.1, ge=0, lt=1)
         token_mlp: bool = False
 
@@ -152,6 +153,7 @@ class FeatureEncoder(Encoder):
             num_bins=config.num_bins,
             num_frequencies=config.num_frequencies,
             frequency_scale=config.frequency_scale,
+            noise=config.noise,
         )
         self.categorical = CategoryEmbedding(columns.vocabulary_sizes, width)
         self.dense = nn.ModuleList(DenseEmbedding(columns, width) for columns in columns.dense_features)

@@ -34,12 +34,14 @@ class I2MoE(nn.Module):
     `expert` is one freshly initialised fusion module; every expert starts as a copy of it, as in the paper.
     """
 
-    def __init__(self, *, encoders: Sequence[nn.Module], expert: nn.Module, reweighting: Reweighting, num_outputs: int) -> None:
+    def __init__(
+        self, *, encoders: Sequence[nn.Module], expert: nn.Module, reweighting: Reweighting, calibration: Calibration
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
         self.experts = nn.ModuleList(copy.deepcopy(expert) for _ in range(len(encoders) + 2))
         self.reweighting = reweighting
-        self.calibration = Calibration(num_outputs)
+        self.calibration = calibration
 
     def embed(self, inputs: Sequence[Tensor]) -> Tensor:
         """Inputs (B, columns), one per modality, to tokens (B, n, P, D)."""

@@ -5,8 +5,6 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-HIDDEN_DROPOUT = 0.5  # fixed in the released code, whatever the fusion's dropout
-
 
 class Reweighting(nn.Module):
     """w = softmax(MLP(concat_m mean_P(tokens_m)) / temperature) (I2MoE section 3.3).
@@ -15,11 +13,13 @@ class Reweighting(nn.Module):
     Parameters for k = 1: n D E + E; for k >= 2: n D h + h + (k - 2)(h^2 + h) + h E + E.
     """
 
-    def __init__(self, *, in_dim: int, hidden_dim: int, num_layers: int, num_experts: int, temperature: float = 1.0) -> None:
+    def __init__(
+        self, *, in_dim: int, hidden_dim: int, num_layers: int, num_experts: int, temperature: float = 1.0, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         widths = [in_dim, *([hidden_dim] * (num_layers - 1))]
-        hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(HIDDEN_DROPOUT)) for a, b in itertools.pairwise(widths)]
+        hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(widths)]
         self.mlp = nn.Sequential(*itertools.chain.from_iterable(hidden), nn.Linear(widths[-1], num_experts))
 
     def forward(self, tokens_BnPD: Tensor) -> Tensor:

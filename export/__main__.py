@@ -1,0 +1,65 @@
+"""`python -m export RUN --out BUNDLE` and `python -m export released CHECKPOINT.pth --config config.json --out BUNDLE`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.errors import ExportError
+from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.store import Bundle
+from training.errors import TrainingError
+
+_RELEASED = "released"
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; must not exist")
+    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="number format of the graph")
+    parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu", help="hardware the bundle is meant for")
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    epilog = "python -m export released CHECKPOINT.pth --config config.json --out BUNDLE imports a released checkpoint."
+    parser = argparse.ArgumentParser(prog="python -m export", description="Exports a trained run to a bundle.", epilog=epilog)
+    parser.add_argument("run", type=Path, help="run folder of python -m training fit")
+    _add_out(parser)
+    return parser
+
+
+def _released_parser() -> argparse.ArgumentParser:
+    description = "Exports a checkpoint of the authors' released I2MoE code to a bundle."
+    parser = argparse.ArgumentParser(prog="python -m export released", description=description)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--config", type=Path, required=True, help="JSON with what a released checkpoint does not record")
+    _add_out(parser)
+    return parser
+
+
+def _export(arguments: Sequence[str]) -> Bundle:
+    if arguments and arguments[0] == _RELEASED:
+        args = _released_parser().parse_args(arguments[1:])
+        from export.bundle import export_bundle
+        from export.released import released_material
+
+        return export_bundle(released_material(args.checkpoint, args.config), args.out, target=args.target)
+    args = _run_parser().parse_args(arguments)
+    from export.bundle import export_bundle, run_material
+
+    return export_bundle(run_material(args.run), args.out, target=args.target)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one export; answers the exit status."""
+    try:
+        bundle = _export(sys.argv[1:] if arguments is None else arguments)
+    except (ExportError, BundleError, InferenceError, InvalidRecordError, TrainingError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    parity = bundle.manifest.parity
+    print(f"bundle written to {bundle.path}: {parity.cases} cases agree to {parity.max_abs_diff:.1e} (limit {parity.atol:g})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

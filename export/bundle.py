@@ -1,0 +1,130 @@
+"""Puts a bundle together: graph, verification, example, manifest. Whole and verified, or nothing."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.graph import build_graph, graph_info, save_graph
+from export.verify import verify
+from service.bundle.manifest import (
+    FORMAT_VERSION,
+    Answer,
+    CalibrationInfo,
+    DatasetExplanation,
+    Example,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    MetricValue,
+    ModelCard,
+    Parity,
+    TaskInfo,
+)
+from service.bundle.output import OUTPUT_NAMES
+from service.bundle.predictor import Predictor
+from service.bundle.schema import FeatureSchema
+from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
+from training.checkpoint import load_checkpoint
+from training.evaluation import calibration_info, read_metrics
+from training.model.build import expert_infos
+from training.model.mixture import I2MoE
+
+MANIFEST_SPLIT = "test"  # whose dataset-level explanation the manifest carries
+_UNVERIFIED = Parity(atol=0, max_abs_diff=0, cases=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Everything a bundle is made of, besides its graph."""
+
+    model: I2MoE
+    name: str
+    version: str
+    schema: FeatureSchema
+    task: TaskInfo
+    calibration: CalibrationInfo
+    metrics: dict[str, dict[str, MetricValue]]
+    explanation: DatasetExplanation | None
+    model_card: ModelCard
+    example_record: dict[str, Any]
+    reference: Mapping[str, Any]
+    provenance: dict[str, Any]
+
+
+def run_material(run: Path) -> Material:
+    """The material of a finished run folder. Raises `RunError`."""
+    checkpoint, document = load_checkpoint(run), read_metrics(run)
+    splits = document["splits"]
+    return Material(
+        model=checkpoint.model,
+        name=checkpoint.recipe.name,
+        version=checkpoint.recipe.version,
+        schema=checkpoint.schema,
+        task=checkpoint.task,
+        calibration=calibration_info(checkpoint),
+        metrics={split: {k: MetricValue.model_validate(v) for k, v in part["metrics"].items()} for split, part in splits.items()},
+        explanation=DatasetExplanation.model_validate(splits[MANIFEST_SPLIT]["explanation"]),
+        model_card=checkpoint.recipe.model_card,
+        example_record=document["example"],
+        reference=document["reference"],
+        provenance={**checkpoint.provenance, "recipe": checkpoint.recipe.model_dump(mode="json", exclude={"model_card"})},
+    )
+
+
+def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bundle:
+    """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind."""
+    graph = build_graph(material.model, material.schema)
+    info = graph_info(graph, target=target)
+    verified: dict[str, Any] = {}
+
+    def fill(folder: Path) -> None:
+        save_graph(graph, folder / MODEL_FILE)
+        (folder / REFERENCE_FILE).write_text(json.dumps(material.reference, indent=1) + "\n")
+        draft = _manifest(material, info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
+        predictor = Predictor(Bundle(folder, draft), provider="cpu")
+        verified["parity"] = verify(predictor, material.model, material.schema)
+        verified["answer"] = _answer(predictor, material)
+
+    def manifest(files: dict[str, FileInfo]) -> Manifest:
+        return _manifest(material, info, files=files, **verified)
+
+    return write_bundle(out, fill=fill, manifest=manifest)
+
+
+def _manifest(material: Material, graph: GraphInfo, *, files: dict[str, FileInfo], parity: Parity, answer: Answer) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=material.name,
+        version=material.version,
+        created=datetime.now(UTC).replace(microsecond=0),
+        files=files,
+        graph=graph,
+        features=material.schema,
+        task=material.task,
+        experts=expert_infos(material.schema),
+        calibration=material.calibration,
+        metrics=material.metrics,
+        explanation=material.explanation,
+        model_card=material.model_card,
+        parity=parity,
+        example=Example(record=material.example_record, answer=answer),
+        provenance=material.provenance,
+    )
+
+
+def _answer(predictor: Predictor, material: Material) -> Answer:
+    output = predictor.run(material.schema.encode_many([material.example_record]))
+    return Answer.model_validate({name: getattr(output, name)[0].tolist() for name in OUTPUT_NAMES})
+
+
+def _no_answer(material: Material) -> Answer:
+    num_labels, num_experts = len(material.task.labels), len(material.schema.names) + 2
+    zeros = np.zeros((num_experts, num_labels)).tolist()
+    return Answer.model_validate(
+        {"prediction": zeros[0], "logits": zeros[0], "expert_weights": [0.0] * num_experts, "expert_logits": zeros}
+    )

@@ -1,0 +1,143 @@
+"""The trained model as one ONNX graph: the clean pass, with everything a request needs inside it.
+
+Inputs: one float32 (batch, columns) per modality, NaN = missing. Outputs: prediction, logits, expert_weights,
+expert_logits. Normalisation, imputation, missing tokens and calibration are part of the graph.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.errors import GraphError
+from service.bundle.manifest import GraphInfo, TensorInfo
+from service.bundle.output import OUTPUT_NAMES
+from service.bundle.schema import FeatureSchema
+from training.model.mixture import I2MoE
+
+OPSET = 20
+BATCH = "batch"
+_TRACED_BATCH = 3  # any size but 1, which the exporter would take for a constant
+
+# A served graph answers the same question with the same answer, in one pass.
+_FORBIDDEN_OPS = frozenset(
+    {"Bernoulli", "Dropout", "If", "Loop", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+    | {"RandomUniformLike", "Scan", "SequenceMap"}
+)
+
+
+class _CleanPass(nn.Module):
+    """The model with one positional tensor per modality and plain tensors out, as graphs have it."""
+
+    def __init__(self, model: I2MoE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(inputs))
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter tells users about its own internals; what matters to ours is checked afterwards."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def build_graph(model: I2MoE, schema: FeatureSchema) -> onnx.ModelProto:
+    """Trace the model's clean pass. Raises `GraphError` when the result breaks a rule of this module."""
+    inputs = tuple(torch.zeros(_TRACED_BATCH, modality.width) for modality in schema.modalities)
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            _CleanPass(model).eval(),
+            inputs,
+            input_names=list(schema.names),
+            output_names=list(OUTPUT_NAMES),
+            dynamic_shapes={"inputs": dynamic},
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    _name_batch_axis(graph)
+    _strip_traces(graph)
+    check_graph(graph, schema)
+    return graph
+
+
+def _name_batch_axis(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    del model.graph.value_info[:]  # they speak of the axis by its old name; shape inference writes them anew
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Remove where the exporter was called from: paths of this machine, and most of the file's size."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+
+
+def check_graph(model: onnx.ModelProto, schema: FeatureSchema) -> None:
+    """ONNX's checker and strict shape inference, then this module's own rules. Raises `GraphError`."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    operators = {node.op_type for node in model.graph.node}
+    if forbidden := sorted(operators & _FORBIDDEN_OPS):
+        raise GraphError(f"the graph uses {', '.join(forbidden)}: random and control-flow operators cannot be served")
+    wanted = [(modality.name, [BATCH, modality.width]) for modality in schema.modalities]
+    found = [(value.name, _shape(value)) for value in inferred.graph.input]
+    if found != wanted:
+        raise GraphError(f"the graph's inputs are {found}, expected {wanted}")
+    names = tuple(value.name for value in inferred.graph.output)
+    if names != OUTPUT_NAMES or any(_shape(value)[0] != BATCH for value in inferred.graph.output):
+        raise GraphError(f"the graph's outputs are {names}, expected {OUTPUT_NAMES} with a free {BATCH} axis")
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def graph_info(model: onnx.ModelProto, *, target: str) -> GraphInfo:
+    """The graph's interface, for the manifest."""
+
+    def tensors(values: Iterator[onnx.ValueInfoProto]) -> list[TensorInfo]:
+        return [TensorInfo(name=value.name, shape=tuple(_shape(value))) for value in values]
+
+    return GraphInfo.model_validate(
+        {
+            "opset": model.opset_import[0].version,
+            "precision": "fp32",
+            "target": target,
+            "inputs": tensors(iter(model.graph.input)),
+            "outputs": tensors(iter(model.graph.output)),
+        }
+    )
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write one self-contained file."""
+    onnx.save_model(model, path, save_as_external_data=False)

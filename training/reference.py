@@ -1,0 +1,78 @@
+"""What held-out rows looked like, kept beside the metrics: the reference that drift is measured against, and an example.
+
+Nothing here is one patient's: the example is made of medians and most common values, the rest are counts.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle.manifest import ExpertInfo, TaskInfo
+from service.bundle.output import Output
+from service.bundle.schema import (
+    CategoricalFeature,
+    CodesFeature,
+    Feature,
+    FeatureSchema,
+    NumericFeature,
+    TextFeature,
+)
+
+NUM_BINS = 20
+_EXAMPLE_WORDS = 5
+
+
+def _histogram(values: NDArray[np.floating]) -> dict[str, list[float]]:
+    counts, edges = np.histogram(values, bins=NUM_BINS, range=(0.0, 1.0))
+    return {"edges": [round(edge, 6) for edge in edges.tolist()], "counts": counts.tolist()}
+
+
+def reference(
+    output: Output,
+    arrays: Mapping[str, NDArray[np.float32]],
+    schema: FeatureSchema,
+    task: TaskInfo,
+    experts: Iterable[ExpertInfo],
+) -> dict[str, Any]:
+    """Histograms over [0, 1] of every label's probability and every expert's weight, and how often features were missing."""
+    missing = {
+        f"{modality.name}.{feature.name}": float(np.isnan(arrays[modality.name][:, columns.start]).mean())
+        for modality in schema.modalities
+        for feature, columns in modality.columns()
+    }
+    return {
+        "num_rows": len(output.prediction),
+        "prediction": {label: _histogram(output.prediction[:, c]) for c, label in enumerate(task.labels)},
+        "expert_weights": {expert.name: _histogram(output.expert_weights[:, e]) for e, expert in enumerate(experts)},
+        "missing_rate": missing,
+    }
+
+
+def typical_record(arrays: Mapping[str, NDArray[np.float32]], schema: FeatureSchema) -> dict[str, Any]:
+    """A record of nobody: each feature at its median or most common value over the given rows (N, columns)."""
+    return {
+        modality.name: {
+            feature.name: value
+            for feature, columns in modality.columns()
+            if (value := _typical(feature, arrays[modality.name][:, columns])) is not None
+        }
+        for modality in schema.modalities
+    }
+
+
+def _typical(feature: Feature, values_NK: NDArray[np.float32]) -> Any:
+    known_NK = values_NK[~np.isnan(values_NK).any(axis=1)]
+    if len(known_NK) == 0:
+        return None
+    if isinstance(feature, NumericFeature):
+        return float(f"{np.median(known_NK):.4g}")
+    if isinstance(feature, CategoricalFeature):
+        return feature.vocabulary[int(Counter(known_NK[:, 0].tolist()).most_common(1)[0][0])]
+    if isinstance(feature, CodesFeature):
+        return [feature.vocabulary[int(known_NK.mean(axis=0).argmax())]]
+    if isinstance(feature, TextFeature):
+        return " ".join(feature.vocabulary[i] for i in known_NK.mean(axis=0).argsort()[-_EXAMPLE_WORDS:][::-1])
+    return known_NK.mean(axis=0).reshape(feature.shape).tolist()
