@@ -70,7 +70,7 @@ class Losses(NamedTuple):
 
     total: Tensor  # ()
     task: Tensor  # ()
-    interaction_E: Tensor  # (E,), zeros when the interaction weight is 0
+    interaction_E: Tensor  # (E,), or (0,) when the interaction weight is 0 and nothing was computed
 
 
 class PaperObjective:
@@ -90,13 +90,14 @@ class PaperObjective:
         weights_BE = model.reweighting(tokens_BnPD)
         if self.config.interaction_weight == 0:
             logits_EBC = model.expert_logits(tokens_BnPD)
-            interaction_E = torch.zeros(len(logits_EBC))
+            interaction_E = logits_EBC.new_zeros(0)
         else:
             logits_EVBC = model.perturbed_logits(tokens_BnPD, self._replacement)
             logits_EBC = logits_EVBC[:, 0]
             interaction_E = interaction_losses(logits_EVBC)
         task = self._task_loss(model.mix(weights_BE, logits_EBC), target_B)
-        return Losses(task + self.config.interaction_weight * interaction_E.mean(), task, interaction_E.detach())
+        total = task + self.config.interaction_weight * interaction_E.mean() if len(interaction_E) else task
+        return Losses(total, task, interaction_E.detach())
 
     def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:
         return F.cross_entropy(logits_BC, target_B, weight=self.class_weights_C, label_smoothing=self.config.label_smoothing)

@@ -15,8 +15,10 @@ def epoch_line(record: EpochRecord, config: TrainConfig) -> str:
     """The losses and validation values of one epoch."""
     shown = dict.fromkeys((config.selection, *_SHOWN))
     validation = "  ".join(f"{name} {record.validation[name]:.4f}" for name in shown)
-    interaction = sum(record.interaction.values()) / len(record.interaction)
-    return f"loss {record.loss:.4f}  task {record.task_loss:.4f}  interaction {interaction:.4f}  validation {validation}"
+    losses = f"loss {record.loss:.4f}  task {record.task_loss:.4f}"
+    if record.interaction:
+        losses += f"  interaction {sum(record.interaction.values()) / len(record.interaction):.4f}"
+    return f"{losses}  validation {validation}"
 
 
 def show_progress(epochs: Iterator[EpochRecord], config: TrainConfig, *, first_epoch: int) -> None:

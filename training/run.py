@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,12 @@ def class_weights(config: ObjectiveConfig, target: np.ndarray[Any, Any], num_cla
     return torch.tensor(config.class_weights, dtype=torch.float32)
 
 
-def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
-    """A trainer at its first epoch: seeded model, fitted encoders, objective."""
+def make_trainer(recipe: Recipe, dataset: Dataset, run: Path, *, shape: Callable[[I2MoE], None] | None = None) -> Trainer:
+    """A trainer at its first epoch: seeded model, fitted encoders, objective. `shape` may change the fresh model."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe.model, dataset.schema, dataset.task)
+    if shape is not None:
+        shape(model)
     arrays, target = dataset.part("train")
     fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
     objective = PaperObjective(recipe.objective, class_weights(recipe.objective, target, len(dataset.task.labels)))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 from sklearn import metrics as sk
 
 from service.bundle.explanation import decide
@@ -11,6 +12,7 @@ from service.bundle.manifest import MetricValue, TaskInfo
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
+Float64s = NDArray[np.float64]
 Metric = Callable[[Floats, Ints, TaskInfo], float]  # (prediction (N, C), target (N,), task)
 
 ECE_BINS = 15
@@ -46,18 +48,48 @@ def brier(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
     return float(squared_N.mean() / (2 if prediction_NC.shape[1] == 2 else 1))
 
 
-def expected_calibration_error(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
-    """Mean |stated - observed| over 15 equal-width bins of the stated probability, weighted by bin size (Guo et al. 2017).
-
-    Binary: the event's probability against the event. Otherwise: the largest probability against being right.
-    """
+def _stated_and_observed(prediction_NC: Floats, target_N: Ints) -> tuple[Floats, NDArray[np.bool_]]:
+    """Binary: the event's probability and the event. Otherwise: the largest probability and being right."""
     if prediction_NC.shape[1] == 2:
         stated_N, observed_N = prediction_NC[:, 1], target_N == 1
     else:
         stated_N, observed_N = prediction_NC.max(axis=1), prediction_NC.argmax(axis=1) == target_N
+    return stated_N, observed_N
+
+
+def _bin_sums(prediction_NC: Floats, target_N: Ints) -> tuple[Float64s, Float64s, Float64s]:
+    """Rows, summed (stated - observed) and summed observed in each of the 15 equal-width bins of the stated probability."""
+    stated_N, observed_N = _stated_and_observed(prediction_NC, target_N)
     bins_N = np.minimum((stated_N * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins_N, weights=stated_N - observed_N, minlength=ECE_BINS)
+
+    def summed(values_N: Floats) -> Float64s:
+        return np.bincount(bins_N, weights=values_N, minlength=ECE_BINS).astype(np.float64)
+
+    return summed(np.ones(len(bins_N))), summed(stated_N - observed_N), summed(observed_N.astype(np.float64))
+
+
+def expected_calibration_error(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """Mean |stated - observed| over 15 equal-width bins of the stated probability, weighted by bin size (Guo et al. 2017).
+
+    Biased upwards: chance alone gives a perfectly calibrated model about 0.03 on 1,400 rows.
+    """
+    _, gaps, _ = _bin_sums(prediction_NC, target_N)
     return float(np.abs(gaps).sum() / len(target_N))
+
+
+def debiased_calibration_error(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
+    """The expected calibration error less what chance adds to it, never below 0.
+
+    With a bin's gap g and its standard error s = sqrt(o (1 - o) / n), chance turns |g| into the mean of a folded normal,
+    E|N(g, s^2)| = s sqrt(2 / pi) exp(-g^2 / 2 s^2) + |g| erf(|g| / s sqrt(2)); the excess over |g| is taken off (the
+    normal debiasing of Kumar, Liang and Ma, "Verified uncertainty calibration", NeurIPS 2019, in closed form).
+    """
+    counts, gaps, observed = _bin_sums(prediction_NC, target_N)
+    filled = counts > 0
+    gap, rate = np.abs(gaps[filled]) / counts[filled], observed[filled] / counts[filled]
+    error = np.sqrt(np.maximum(rate * (1 - rate), _EPS) / counts[filled])
+    folded = error * np.sqrt(2 / np.pi) * np.exp(-((gap / error) ** 2) / 2) + gap * erf(gap / error / np.sqrt(2))
+    return max(0.0, float((counts[filled] * (2 * gap - folded)).sum() / len(target_N)))
 
 
 def accuracy(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
@@ -76,11 +108,12 @@ METRICS: Mapping[str, Metric] = {
     "auprc": auprc,
     "brier": brier,
     "ece": expected_calibration_error,
+    "ece_debiased": debiased_calibration_error,
     "accuracy": accuracy,
     "f1": f1,
     "log_loss": log_loss,
 }
-LOWER_IS_BETTER = frozenset({"brier", "ece", "log_loss"})
+LOWER_IS_BETTER = frozenset({"brier", "ece", "ece_debiased", "log_loss"})
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
@@ -93,9 +126,11 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
 def evaluate(
     prediction_NC: Floats, target_N: Ints, task: TaskInfo, *, num_bootstraps: int, seed: int = 0
 ) -> dict[str, MetricValue]:
-    """Every metric with its 95 % percentile bootstrap interval over rows.
+    """Every metric with its 95 % bootstrap interval over rows.
 
-    Resamples that lack a class are drawn again, so every metric is defined on each.
+    Intervals are the bootstrap's quantiles moved so that its mean is the value itself: resampling biases some metrics
+    (calibration errors most), and the quantiles alone would then miss the value. Resamples that lack a class are drawn
+    again, so every metric is defined on each.
     """
     resamples = _resamples(target_N, num_bootstraps, seed)
     return {name: _with_interval(metric, prediction_NC, target_N, task, resamples) for name, metric in METRICS.items()}
@@ -117,5 +152,6 @@ def _with_interval(
     value = metric(prediction_NC, target_N, task)
     if not resamples:
         return MetricValue(value=value)
-    low, high = np.quantile([metric(prediction_NC[rows], target_N[rows], task) for rows in resamples], [0.025, 0.975])
-    return MetricValue(value=value, low=float(low), high=float(high))
+    drawn = np.array([metric(prediction_NC[rows], target_N[rows], task) for rows in resamples])
+    low, high = np.quantile(drawn, [0.025, 0.975]) + value - drawn.mean()
+    return MetricValue(value=value, low=max(0.0, float(low)), high=float(high))

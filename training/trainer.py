@@ -21,6 +21,7 @@ from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, sa
 from training.data.dataset import Dataset
 from training.errors import RunError
 from training.inference import predict
+from training.model.build import expert_infos
 from training.model.mixture import I2MoE
 from training.objectives import Losses, PaperObjective
 from training.tasks import METRICS, is_better
@@ -31,7 +32,10 @@ _EPOCH_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What one epoch did; `interaction` and `validation` map expert and metric names to values."""
+    """What one epoch did; `interaction` and `validation` map expert and metric names to values.
+
+    `interaction` is empty when the objective has no interaction losses.
+    """
 
     epoch: int
     loss: float
@@ -160,7 +164,7 @@ class Trainer:
         batches = order.split(self.config.batch_size)
         totals = [self._step(rows, epoch * self.steps_per_epoch + step) for step, rows in enumerate(batches)]
         loss, task, *interaction = np.mean(totals, axis=0).tolist()
-        experts = [f"unique:{name}" for name in self.dataset.schema.names] + ["synergy", "redundancy"]
+        experts = [expert.name for expert in expert_infos(self.dataset.schema)] if interaction else []
         return EpochRecord(epoch, loss, task, dict(zip(experts, interaction, strict=True)), self._validate())
 
     def _step(self, rows: Tensor, step: int) -> NDArray[np.float32]:

@@ -6,12 +6,13 @@ Looks at a bundle, or scores a file with it, without a server.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from service.bundle.answers import Prediction, build_predictions
+from service.bundle.answers import Prediction, build_predictions, build_refusal
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
 from service.bundle.predictor import Predictor
@@ -20,6 +21,8 @@ from service.bundle.store import Bundle, open_bundle
 from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, read_table, table_records
 
 _BATCH_SIZE = 256
+_JSONL_SUFFIXES = (".jsonl", ".ndjson")
+_OUT_SUFFIXES = (*_JSONL_SUFFIXES, ".csv", ".parquet")
 
 
 def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -29,13 +32,13 @@ def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file. Raises `TableError` naming the line that is not a JSON object."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if not isinstance(record, dict):
                 raise TableError(f"{path}: line {number} is not a JSON object")
@@ -44,12 +47,12 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_records(path: Path, schema: FeatureSchema) -> Iterator[dict[str, Any]]:
     """The records of a jsonl, csv, csv.gz or parquet file. Raises `TableError`."""
-    if path.name.endswith((".jsonl", ".ndjson")):
+    if path.name.endswith(_JSONL_SUFFIXES):
         if not path.is_file():
             raise TableError(f"{path}: no such file")
         return read_jsonl(path)
     if not path.name.endswith(TABLE_SUFFIXES):
-        raise TableError(f"{path}: expected a file ending in .jsonl, {', '.join(TABLE_SUFFIXES)}")
+        raise TableError(f"{path}: expected a file ending in {', '.join((*_JSONL_SUFFIXES, *TABLE_SUFFIXES))}")
     frame = read_table(path)
     if absent := absent_columns(frame, schema):
         print(f"{path}: no column for {', '.join(absent)}: treated as missing", file=sys.stderr)
@@ -64,21 +67,27 @@ def score(predictor: Predictor, records: Iterator[dict[str, Any]]) -> Iterator[P
 
 
 def _score_batch(predictor: Predictor, batch: Sequence[dict[str, Any]]) -> list[Prediction]:
-    manifest = predictor.manifest
-    answers: list[Prediction | None] = []
-    good: list[EncodedRecord] = []
-    for record in batch:
+    refusals: dict[int, Prediction] = {}
+    good: list[tuple[EncodedRecord, str | None]] = []
+    for row, record in enumerate(batch):
         try:
-            good.append(manifest.features.encode(record))
-            answers.append(None)
+            good.append((predictor.manifest.features.encode(record), _id_of(record)))
         except InvalidRecordError as error:
-            answers.append({"id": _id_of(record), "status": "error", "error": str(error)})
-    if not good:
-        return [answer for answer in answers if answer is not None]
-    ids = [_id_of(record) for record, answer in zip(batch, answers, strict=True) if answer is None]
-    output = predictor.run(manifest.features.stack([record.arrays for record in good]))
-    scored = iter(build_predictions(output, good, ids, manifest))
-    return [next(scored) if answer is None else answer for answer in answers]
+            refusals[row] = build_refusal(_id_of(record), "INVALID_INPUT", error, error.problems)
+    scored = iter(_answers(predictor, good) if good else ())
+    return [refusals[row] if row in refusals else next(scored) for row in range(len(batch))]
+
+
+def _answers(predictor: Predictor, records: Sequence[tuple[EncodedRecord, str | None]]) -> list[Prediction]:
+    """Predictions of encoded records with their ids; when the graph fails, each alone, so that only the culprit fails."""
+    encoded, ids = zip(*records, strict=True)
+    try:
+        output = predictor.run(predictor.manifest.features.stack([record.arrays for record in encoded]))
+    except InferenceError as error:
+        if len(records) == 1:
+            return [build_refusal(ids[0], "INFERENCE_FAILED", error)]
+        return [answer for record in records for answer in _answers(predictor, [record])]
+    return build_predictions(output, encoded, ids, predictor.manifest)
 
 
 def _id_of(record: dict[str, Any]) -> str | None:
@@ -87,7 +96,8 @@ def _id_of(record: dict[str, Any]) -> str | None:
 
 def flatten(prediction: Prediction) -> dict[str, Any]:
     """A prediction as one row of a table: scalars, and per expert its weight and contribution."""
-    row = {key: prediction.get(key) for key in ("id", "status", "label", "probability", "risk_band", "error")}
+    row = {key: prediction.get(key) for key in ("id", "status", "label", "probability", "risk_band")}
+    row["error"] = prediction.get("error", {}).get("message")
     explanation = prediction.get("explanation") or {"experts": []}
     row |= {key: explanation.get(key) for key in ("dominant", "agreement", "summary")}
     for expert in explanation["experts"]:
@@ -97,7 +107,12 @@ def flatten(prediction: Prediction) -> dict[str, Any]:
 
 
 def write_predictions(predictions: Iterator[Prediction], out: Path) -> int:
-    """Write to jsonl (everything) or csv/parquet (one flat row each), whole or not at all; answers the number of rows."""
+    """Write to jsonl (everything) or csv/parquet (one flat row each), whole or not at all; answers the number of rows.
+
+    Raises `TableError` for a file of another kind.
+    """
+    if not out.name.endswith(_OUT_SUFFIXES):
+        raise TableError(f"{out}: expected a file ending in {', '.join(_OUT_SUFFIXES)}")
     staged = out.with_name(f".{out.name}.partial")
     try:
         num_rows = _write(predictions, out.name, staged)
@@ -108,7 +123,7 @@ def write_predictions(predictions: Iterator[Prediction], out: Path) -> int:
 
 
 def _write(predictions: Iterator[Prediction], name: str, staged: Path) -> int:
-    if name.endswith((".csv", ".parquet")):
+    if not name.endswith(_JSONL_SUFFIXES):
         import polars as pl
 
         rows = [flatten(prediction) for prediction in predictions]
@@ -172,20 +187,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
+    counts = Counter[str]()
+
+    def counted(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            counts[prediction["status"]] += 1
+            yield prediction
+
+    predictor = Predictor(bundle, provider=args.provider)
+    records = read_records(args.input, bundle.manifest.features)
+    num_rows = write_predictions(counted(score(predictor, records)), args.out)
+    return f"{num_rows} rows written to {args.out}: {counts['ok']} predictions, {counts['error']} errors"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit status."""
     args = _parser().parse_args(arguments)
     try:
         bundle = open_bundle(args.bundle)
-        if args.command == "show":
+        if args.command == "predict":
+            print(_predict(args, bundle))
+        else:
             print(bundle.manifest.model_dump_json(indent=1) if args.json else describe(bundle))
-            return 0
-        predictor = Predictor(bundle, provider=args.provider)
-        num_rows = write_predictions(score(predictor, read_records(args.input, bundle.manifest.features)), args.out)
     except (BundleError, InferenceError, TableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{num_rows} predictions written to {args.out}")
     return 0
 
 

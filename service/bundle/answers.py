@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.bundle.errors import Problem
 from service.bundle.explanation import Explanation, explain, risk_band, summarise
 from service.bundle.manifest import Manifest
 from service.bundle.output import Output
@@ -30,6 +31,12 @@ def build_predictions(
         batch.prediction(row, record, record_id, with_explanation=with_explanation)
         for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
     ]
+
+
+def build_refusal(record_id: str | None, code: str, error: Exception, problems: Sequence[Problem] = ()) -> Prediction:
+    """What stands in the place of a prediction for a record that could not be answered."""
+    detail = [{"loc": list(problem.loc), "type": problem.type, "msg": problem.msg} for problem in problems]
+    return {"id": record_id, "status": "error", "error": {"code": code, "message": str(error), "detail": detail}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ No message here ever holds a patient's value: a problem names the place and what
 
 from typing import NamedTuple
 
+_NUM_TOLD = 10  # problems in an error's one-line message; its `problems` hold more
+
 
 class Problem(NamedTuple):
     """One thing wrong with one place of an input.
@@ -39,9 +41,10 @@ class InvalidRecordError(ValueError):
     """A record does not fit the schema. `problems` lists everything that is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        """Keep `problems`; the message is all of them on one line."""
+        """Keep `problems`; the message is the first of them on one line."""
         self.problems = tuple(problems)
-        super().__init__("; ".join(map(str, problems)))
+        more = f"; and {len(problems) - _NUM_TOLD} more" if len(problems) > _NUM_TOLD else ""
+        super().__init__("; ".join(map(str, problems[:_NUM_TOLD])) + more)
 
 
 class InferenceError(RuntimeError):

@@ -44,10 +44,11 @@ def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) ->
         return logits_C
     scores = logits_C * np.asarray(calibration.scale, np.float32) + np.asarray(calibration.bias, np.float32)
     if task.kind == "multilabel":
-        return 1.0 / (1.0 + np.exp(-scores))
+        sigmoid: Floats = 0.5 + 0.5 * np.tanh(0.5 * scores)  # written so that no logit overflows
+        return sigmoid
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    probabilities: Floats = scores / scores.sum(axis=-1, keepdims=True)
-    return probabilities
+    softmax: Floats = scores / scores.sum(axis=-1, keepdims=True)
+    return softmax
 
 
 def decide(prediction_C: Floats, task: TaskInfo) -> Ints:
@@ -109,51 +110,75 @@ def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label:
 
 def join_words(words: Sequence[str]) -> str:
     """`a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def describe_expert(expert: ExpertInfo, modalities: Sequence[str]) -> str:
     """The expert's role in words for a person."""
-    match expert.kind:
-        case "uniqueness":
-            return f"{expert.modality} on its own"
-        case "synergy":
-            return f"the interplay of {join_words(modalities)}"
-        case "redundancy":
-            return f"what {join_words(modalities)} have in common"
+    names = join_words([name.replace("_", " ") for name in modalities]) or "the modalities"
+    if expert.modality is not None:
+        return f"{expert.modality.replace('_', ' ')} on its own"
+    return f"the interplay of {names}" if expert.kind == "synergy" else f"what {names} have in common"
 
 
 def risk_band(risk: float, task: TaskInfo) -> str | None:
-    """The name of the band a risk falls into; None where the model has no bands."""
+    """The name of the band a risk falls into; None where the model has no bands.
+
+    Limits are compared as float32, as the graph answers: a risk of 0.7 is not below a limit of 0.7.
+    """
     if not task.risk_bands:
         return None
-    return next((band.name for band in task.risk_bands if risk < band.below), task.risk_bands[-1].name)
+    below = (band.name for band in task.risk_bands if np.float32(risk) < np.float32(band.below))
+    return next(below, task.risk_bands[-1].name)
 
 
 def summarise(explanation: Explanation, row: int, prediction_C: Floats, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
-    """One sentence for a person: the risk, what decided it, and how far the experts agree."""
-    label, dominant = int(explanation.label[row]), int(explanation.dominant[row])
-    modalities = [e.modality for e in experts if e.modality is not None]
-    role = describe_expert(experts[dominant], modalities)
-    share = f"{100 * explanation.share[row, dominant]:.0f} %"
-    if task.kind == "regression":
-        direction = "up" if explanation.contribution[row, dominant] >= 0 else "down"
-        headline = f"Predicted {task.outcome}: {prediction_C[0]:.3g}"
-        return f"{headline}; most of it comes from {role} ({share}), which moves it {direction}."
-    side = "for" if explanation.contribution[row, dominant] >= 0 else "against"
-    agreeing = round(float(explanation.agreement[row]) * len(experts))
-    return (
-        f"{_headline(prediction_C, label, task)}: the strongest evidence is {role} ({share} of all), "
-        f"speaking {side} {task.labels[label]}; {agreeing} of {len(experts)} experts alone would say {task.labels[label]}."
-    )
+    """One sentence for a person: the risk, the strongest evidence and where it points, and how far the experts agree."""
+    label = int(explanation.label[row])
+    parts = [_headline(prediction_C, label, task), _strongest(explanation, row, task=task, experts=experts)]
+    if task.kind != "regression":
+        parts.append(f"{_agreeing(float(explanation.agreement[row]), len(experts))} alone would say {task.labels[label]}")
+    return "; ".join(parts) + "."
 
 
 def _headline(prediction_C: Floats, label: int, task: TaskInfo) -> str:
+    if task.kind == "regression":
+        return f"Predicted {task.outcome}: {prediction_C[0]:.3g}"
     if task.kind != "binary":
-        return f"Predicted {task.outcome}: {task.labels[label]} ({100 * prediction_C[label]:.0f} %)"
-    risk = float(prediction_C[-1])
-    band = risk_band(risk, task)
-    return f"{100 * risk:.0f} % risk of {task.outcome}{f' ({band})' if band else ''}"
+        return f"Predicted {task.outcome}: {task.labels[label]} ({_percent(prediction_C[label])})"
+    band = risk_band(float(prediction_C[-1]), task)
+    return f"Risk of {task.outcome}: {_percent(prediction_C[-1])}{f' ({band})' if band else ''}"
+
+
+def _percent(probability: float) -> str:
+    """A probability in words that never claim certainty."""
+    rounded = round(100 * float(probability))
+    return {0: "less than 1 %", 100: "more than 99 %"}.get(rounded, f"{rounded} %")
+
+
+def _strongest(explanation: Explanation, row: int, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
+    dominant = int(explanation.dominant[row])
+    contribution = float(explanation.contribution[row, dominant])
+    if contribution == 0:
+        return "no expert points either way"
+    role = describe_expert(experts[dominant], [e.modality for e in experts if e.modality is not None])
+    direction = _direction(contribution, int(explanation.label[row]), task)
+    return f"the strongest evidence, {role} ({100 * explanation.share[row, dominant]:.0f} % of all evidence), points {direction}"
+
+
+def _direction(contribution: float, label: int, task: TaskInfo) -> str:
+    if task.kind == "regression":
+        return f"{'above' if contribution > 0 else 'below'} the average of {task.training_mean:.3g}"
+    if contribution > 0:
+        return f"towards {task.labels[label]}"
+    return f"towards {task.labels[1 - label]}" if task.kind == "binary" else f"away from {task.labels[label]}"
+
+
+def _agreeing(agreement: float, num_experts: int) -> str:
+    num_agreeing = round(agreement * num_experts)
+    if num_agreeing == num_experts:
+        return f"all {num_experts} experts"
+    return f"{num_agreeing or 'none'} of {'' if num_agreeing else 'the '}{num_experts} experts"
 
 
 def spread(values: Floats) -> Spread:
@@ -163,11 +188,15 @@ def spread(values: Floats) -> Spread:
     return Spread(mean=float(values.mean()), q05=q05, q25=q25, q50=q50, q75=q75, q95=q95)
 
 
-def _means_by_class(values: Floats, target: Ints, task: TaskInfo) -> dict[str, float]:
-    return {name: float(values[target == i].mean()) for i, name in enumerate(task.labels) if (target == i).any()}
+def _rows_by_class(target: Ints | Floats, task: TaskInfo) -> dict[str, NDArray[np.bool_]]:
+    """For each label that occurs its rows (B,); none for regression, which has no classes."""
+    if task.kind == "regression":
+        return {}
+    is_class_BC = target == 1 if task.kind == "multilabel" else target[:, None] == np.arange(len(task.labels))
+    return {name: rows for name, rows in zip(task.labels, is_class_BC.T, strict=True) if rows.any()}
 
 
-def agreement_table(output: Output, target: Ints, task: TaskInfo, calibration: CalibrationInfo) -> AgreementSummary:
+def agreement_table(output: Output, target: Ints | Floats, task: TaskInfo, calibration: CalibrationInfo) -> AgreementSummary:
     """How often do all experts name one label, and is the mixture right then? The paper's Table 3, as shares of rows.
 
     `target` (B,) holds true label positions. Every expert decides by the mixture's own rule, calibration included.
@@ -185,7 +214,7 @@ def agreement_table(output: Output, target: Ints, task: TaskInfo, calibration: C
 
 def explain_dataset(
     output: Output,
-    target: Ints,
+    target: Ints | Floats,
     *,
     task: TaskInfo,
     calibration: CalibrationInfo,
@@ -195,17 +224,19 @@ def explain_dataset(
     """The dataset-level interpretation: how each expert behaved over all rows of `output`, whole and by true class.
 
     Contributions are towards each record's predicted label, so a positive mean says: this expert tends to support what
-    the model answers.
+    the model answers. `target` holds true label positions (B,); 0/1 per label (B, C) for multilabel tasks; for regression
+    only its length counts.
     """
     explanation = explain(output, task, calibration)
+    rows_by_class = _rows_by_class(target, task)
     summaries = tuple(
         ExpertSummary(
             name=expert.name,
             weight=spread(explanation.weight[:, e]),
             contribution=spread(explanation.contribution[:, e]),
             contribution_share=spread(explanation.share[:, e]),
-            weight_by_class=_means_by_class(explanation.weight[:, e], target, task),
-            contribution_by_class=_means_by_class(explanation.contribution[:, e], target, task),
+            weight_by_class={name: float(explanation.weight[rows, e].mean()) for name, rows in rows_by_class.items()},
+            contribution_by_class={name: float(explanation.contribution[rows, e].mean()) for name, rows in rows_by_class.items()},
             dominant_rate=float((explanation.dominant == e).mean()),
         )
         for e, expert in enumerate(experts)

@@ -1,18 +1,21 @@
 """manifest.json: everything about a bundle that is not weights.
 
 Rules for `FORMAT_VERSION`, a single integer:
-- a new optional field: no bump, older services must be told to ignore nothing, so give it a default here first;
-- a field renamed, removed, made required, or given another meaning: bump, and teach `Manifest` to refuse the old one
-  with a sentence that says how to export again;
+- a new field: bump, give it a default, and keep the version before in `SUPPORTED_FORMAT_VERSIONS`. A service refuses keys
+  it does not know, because an unknown key may change what a known one means; the number tells it why;
+- a field renamed, removed, made required, or given another meaning: bump, and drop the versions before;
 - a change of the graph's inputs, outputs or their meaning: bump.
 A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
 """
 
+import math
 from datetime import datetime
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
 
 FORMAT_VERSION = 1
@@ -23,7 +26,8 @@ ExpertKind = Literal["uniqueness", "synergy", "redundancy"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    # No NaN: JSON has none, so a manifest that holds one would be written and never opened again.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class FileInfo(_Part):
@@ -38,7 +42,7 @@ class TensorInfo(_Part):
 
     name: str
     dtype: Literal["float32"] = "float32"
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...] = Field(min_length=1)
 
 
 class GraphInfo(_Part):
@@ -59,10 +63,10 @@ class RiskBand(_Part):
 
 
 class TaskInfo(_Part):
-    """What is predicted. `labels` are in logit order; for binary tasks the last one is the event."""
+    """What is predicted. `labels` are in logit order; for binary tasks the last one is the event, regression has one."""
 
     kind: TaskKind
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = Field(min_length=1)
     outcome: str  # for a person: "death within one year"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     risk_bands: tuple[RiskBand, ...] = ()
@@ -71,8 +75,24 @@ class TaskInfo(_Part):
     @model_validator(mode="after")
     def _bands_rise_to_one(self) -> "TaskInfo":
         limits = [band.below for band in self.risk_bands]
+        if limits and self.kind != "binary":
+            raise ValueError(f"risk bands belong to binary tasks, found {self.kind}")
         if limits and (limits != sorted(set(limits)) or limits[-1] != 1.0):
             raise ValueError(f"risk bands must rise and end at 1.0, found {limits}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_the_kind(self) -> "TaskInfo":
+        fewest, most = {"binary": (2, 2), "regression": (1, 1), "multilabel": (1, math.inf), "multiclass": (2, math.inf)}[
+            self.kind
+        ]
+        if not fewest <= len(self.labels) <= most or len(set(self.labels)) != len(self.labels):
+            wanted = f"{fewest}" if fewest == most else f"{fewest} or more"
+            raise ValueError(f"a {self.kind} task has {wanted} distinct labels, found {self.labels}")
+        if (self.kind == "regression") != (self.training_mean is not None):
+            raise ValueError(
+                f"training_mean belongs to regression and is required there, found {self.training_mean} for {self.kind}"
+            )
         return self
 
 
@@ -81,7 +101,13 @@ class ExpertInfo(_Part):
 
     name: str
     kind: ExpertKind
-    modality: str | None = None
+    modality: str | None = None  # of a uniqueness expert
+
+    @model_validator(mode="after")
+    def _modality_fits_the_kind(self) -> "ExpertInfo":
+        if (self.kind == "uniqueness") != (self.modality is not None):
+            raise ValueError(f"expert {self.name}: a {self.kind} expert with modality {self.modality}")
+        return self
 
 
 class CalibrationInfo(_Part):
@@ -180,8 +206,6 @@ class Example(_Part):
 class Manifest(_Part):
     """The whole of manifest.json."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
     format_version: int
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str
@@ -201,11 +225,40 @@ class Manifest(_Part):
     provenance: dict[str, Any] = {}  # versions, recipe, seed, training rows
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> "Manifest":
-        widths = {m.name: m.width for m in self.features.modalities}
-        inputs = {t.name: t.shape[-1] for t in self.graph.inputs}
-        if list(inputs.items()) != list(widths.items()):
+    def _graph_fits(self) -> "Manifest":
+        widths = [(m.name, m.width) for m in self.features.modalities]
+        inputs = [(t.name, t.shape[-1]) for t in self.graph.inputs]
+        if inputs != widths:
             raise ValueError(f"graph inputs {inputs} differ from the feature schema's {widths}")
-        if len(self.task.labels) != len(self.calibration.scale):
-            raise ValueError(f"{len(self.task.labels)} labels, calibration for {len(self.calibration.scale)}")
+        outputs = [t.name for t in self.graph.outputs]
+        if not set(outputs).issuperset(OUTPUT_NAMES):
+            raise ValueError(f"expected graph outputs {list(OUTPUT_NAMES)}, found {outputs}")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_and_experts_fit(self) -> "Manifest":
+        num_labels = len(self.task.labels)
+        if not num_labels == len(self.calibration.scale) == len(self.calibration.bias):
+            found = f"{len(self.calibration.scale)} scales and {len(self.calibration.bias)} biases"
+            raise ValueError(f"expected calibration for {num_labels} labels, found {found}")
+        names = [expert.name for expert in self.experts]
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected distinct experts, found {names}")
+        if unknown := {e.modality for e in self.experts} - {None, *self.features.names}:
+            raise ValueError(f"experts of modalities {unknown}, which are not among {self.features.names}")
+        return self
+
+    @model_validator(mode="after")
+    def _example_fits(self) -> "Manifest":
+        self.features.encode(self.example.record)
+        num_labels, num_experts = len(self.task.labels), len(self.experts)
+        expected = {
+            "prediction": (num_labels,),
+            "logits": (num_labels,),
+            "expert_weights": (num_experts,),
+            "expert_logits": (num_experts, num_labels),
+        }
+        found = {name: np.shape(getattr(self.example.answer, name)) for name in expected}
+        if found != expected:
+            raise ValueError(f"expected an example answer of shapes {expected}, found {found}")
         return self

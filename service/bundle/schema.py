@@ -7,232 +7,54 @@ A record is a mapping of modality name to either named features (``{"labs": {"cr
 vector (``{"labs": [1.4, null, ...]}``, one entry per column, category features as their position in the vocabulary).
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from service.bundle.errors import InvalidRecordError, Problem
-from service.bundle.text import tfidf_vector
+from service.bundle.features import (
+    ArrayFeature,
+    CategoricalFeature,
+    CodesFeature,
+    Feature,
+    FloatArray,
+    Frozen,
+    NumericFeature,
+    TextFeature,
+    UnfitValueError,
+    category_text,
+    is_missing,
+    kind_of,
+    read_number,
+    read_numbers,
+    split_codes,
+)
 
-FloatArray = NDArray[np.float32]
-_NAN = np.float32(np.nan)
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+__all__ = [
+    "ArrayFeature",
+    "CategoricalFeature",
+    "CodesFeature",
+    "EncodedRecord",
+    "Feature",
+    "FeatureSchema",
+    "FloatArray",
+    "Modality",
+    "NumericFeature",
+    "TextFeature",
+    "category_text",
+    "is_missing",
+    "split_codes",
+]
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class _ValueError(ValueError):
-    """A value that does not fit its feature; the caller adds the place. Never holds the value."""
-
-    def __init__(self, type_: str, msg: str) -> None:
-        self.type = type_
-        super().__init__(msg)
-
-
-def _kind_of(value: object) -> str:
-    names = {str: "a string", bool: "a boolean", list: "a list", tuple: "a list", dict: "an object"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
-
-
-def _number(value: object) -> float:
-    """A finite number that float32 can hold; anything else is refused (booleans and numeric strings too)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _ValueError("number_type", f"must be a number, found {_kind_of(value)}")
-    if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
-        raise _ValueError("finite_number", "must be a finite number within the range of 32-bit floats")
-    return float(value)
-
-
-def category_text(value: object) -> str:
-    """The spelling under which a category is kept: 0, 0.0 and "0" are one category, so are True and "true"."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    raise _ValueError("category_type", f"must be a category (a string, number or boolean), found {_kind_of(value)}")
+MAX_PROBLEMS = 100  # of one record; a hostile record must not make a long answer
+_MAX_KEY_LENGTH = 64
 
 
-def is_missing(value: object) -> bool:
-    """None, NaN and blank strings mean: not measured."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
-
-
-class NumericFeature(_Frozen):
-    """A measured number: one column."""
-
-    kind: Literal["numeric"] = "numeric"
-    name: str
-    unit: str | None = None
-    minimum: float  # smallest value seen in training
-    maximum: float  # largest value seen in training
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return 1
-
-    def encode(self, value: object, column: FloatArray) -> str | None:
-        """Write into `column` (1,); answer a warning when the value lies outside the range seen in training."""
-        column[0] = number = _number(value)
-        if self.minimum <= number <= self.maximum:
-            return None
-        return f"{number:g} is outside the range seen in training ({self.minimum:g} to {self.maximum:g})"
-
-
-class CategoricalFeature(_Frozen):
-    """One of a fixed list of categories: one column holding the position in `vocabulary`."""
-
-    kind: Literal["categorical"] = "categorical"
-    name: str
-    vocabulary: tuple[str, ...] = Field(min_length=1)
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return 1
-
-    @cached_property
-    def positions(self) -> dict[str, int]:
-        """Category to position."""
-        return {word: i for i, word in enumerate(self.vocabulary)}
-
-    def encode(self, value: object, column: FloatArray) -> str | None:
-        """Write into `column` (1,); a category never seen in training counts as missing, with a warning."""
-        position = self.positions.get(category_text(value))
-        if position is None:
-            return "is a category not seen in training and is treated as missing"
-        column[0] = position
-        return None
-
-
-class CodesFeature(_Frozen):
-    """A set of codes (ICD, drugs): one 0/1 column per vocabulary entry."""
-
-    kind: Literal["codes"] = "codes"
-    name: str
-    vocabulary: tuple[str, ...] = Field(min_length=1)
-    separator: str = "|"
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return len(self.vocabulary)
-
-    @cached_property
-    def positions(self) -> dict[str, int]:
-        """Code to column."""
-        return {word: i for i, word in enumerate(self.vocabulary)}
-
-    def encode(self, value: object, column: FloatArray) -> str | None:
-        """Write into `column` (V,); accepts a list of codes or one string joined by `separator`."""
-        codes = split_codes(value, self.separator)
-        column[:] = 0.0
-        known = [self.positions[code] for code in codes if code in self.positions]
-        column[known] = 1.0
-        if len(known) == len(codes):
-            return None
-        return f"{len(codes) - len(known)} of {len(codes)} codes were not seen often enough in training and are ignored"
-
-
-def split_codes(value: object, separator: str) -> list[str]:
-    """The distinct codes of a value, in order; codes are text, so leading zeros stay."""
-    if isinstance(value, str):
-        value = value.split(separator)
-    if not isinstance(value, list | tuple) or not all(isinstance(code, str) for code in value):
-        raise _ValueError(
-            "codes_type", f"must be a list of strings or one string separated by {separator!r}, found {_kind_of(value)}"
-        )
-    return list(dict.fromkeys(code.strip() for code in value if code.strip()))
-
-
-class TextFeature(_Frozen):
-    """Free text as a tf-idf vector: one column per vocabulary word."""
-
-    kind: Literal["text"] = "text"
-    name: str
-    encoder: Literal["tfidf"] = "tfidf"
-    vocabulary: tuple[str, ...] = Field(min_length=1)
-    idf: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _idf_matches(self) -> "TextFeature":
-        if len(self.idf) != len(self.vocabulary):
-            raise ValueError(f"idf has {len(self.idf)} entries, vocabulary {len(self.vocabulary)}")
-        return self
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return len(self.vocabulary)
-
-    @cached_property
-    def positions(self) -> dict[str, int]:
-        """Word to column."""
-        return {word: i for i, word in enumerate(self.vocabulary)}
-
-    @cached_property
-    def idf_array(self) -> FloatArray:
-        """Inverse document frequencies (V,)."""
-        return np.asarray(self.idf, np.float32)
-
-    def encode(self, value: object, column: FloatArray) -> str | None:
-        """Write into `column` (V,)."""
-        if not isinstance(value, str):
-            raise _ValueError("string_type", f"must be a string, found {_kind_of(value)}")
-        column[:] = tfidf_vector(value, self.positions, self.idf_array)
-        return None if column.any() else "holds no word seen in training"
-
-
-class ArrayFeature(_Frozen):
-    """A numeric array of fixed shape (an image, a signal, an embedding), flattened row-major into columns."""
-
-    kind: Literal["array"] = "array"
-    name: str
-    shape: tuple[int, ...] = Field(min_length=1)
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return math.prod(self.shape)
-
-    def encode(self, value: object, column: FloatArray) -> str | None:
-        """Write into `column` (prod(shape),); accepts nested lists of `shape` or the flat list."""
-        try:
-            array = _float_array(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise _ValueError("array_type", f"must be an array of numbers of shape {list(self.shape)}") from error
-        if array.shape not in {self.shape, (self.width,)}:
-            raise _ValueError("array_shape", f"must have shape {list(self.shape)}, found {list(array.shape)}")
-        if np.isinf(array).any():
-            raise _ValueError("finite_number", "must hold finite numbers")
-        column[:] = array.reshape(-1)
-        return None
-
-
-def _float_array(value: object) -> FloatArray:
-    """Nested lists of numbers as float32; null entries become NaN, strings and booleans are refused."""
-    array = np.asarray(value)
-    if array.dtype.kind == "O" and all(cell is None or type(cell) in {int, float} for cell in array.flat):
-        array = array.astype(np.float32)
-    if array.dtype.kind not in "iuf":
-        raise ValueError("not numbers")
-    return array.astype(np.float32)
-
-
-Feature = Annotated[NumericFeature | CategoricalFeature | CodesFeature | TextFeature | ArrayFeature, Field(discriminator="kind")]
-
-
-class Modality(_Frozen):
+class Modality(Frozen):
     """One named group of features: one encoder of the model, one input of the graph."""
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -242,7 +64,7 @@ class Modality(_Frozen):
     def _names_are_distinct(self) -> "Modality":
         names = [feature.name for feature in self.features]
         if len(set(names)) != len(names):
-            raise ValueError(f"modality {self.name} names a feature twice: {sorted(n for n in names if names.count(n) > 1)}")
+            raise ValueError(f"modality {self.name} names a feature twice: {sorted({n for n in names if names.count(n) > 1})}")
         return self
 
     @cached_property
@@ -254,6 +76,11 @@ class Modality(_Frozen):
     def by_name(self) -> dict[str, tuple[Feature, slice]]:
         """Feature name to the feature and its columns, in schema order."""
         return {feature.name: (feature, columns) for feature, columns in self.columns()}
+
+    @cached_property
+    def column_owners(self) -> list[str]:
+        """For each column the name of its feature."""
+        return [feature.name for feature in self.features for _ in range(feature.width)]
 
     def columns(self) -> Iterator[tuple[Feature, slice]]:
         """Each feature with the columns it fills."""
@@ -280,53 +107,100 @@ class _Reader:
         self.missing: list[str] = []
         self.warnings: list[str] = []
 
-    def guarded(self, loc: tuple[str | int, ...], write: Callable[[], str | None]) -> None:
-        try:
-            warning = write()
-        except _ValueError as error:
-            self.problems.append(Problem(loc, error.type, str(error)))
-        else:
-            if warning:
-                self.warnings.append(f"{'.'.join(map(str, loc))} {warning}")
+    def refuse(self, loc: tuple[str | int, ...], type_: str, msg: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(loc, type_, msg))
 
-    def named(self, modality: Modality, values: Mapping[str, object], row: FloatArray) -> None:
+    def read(self, modality: Modality, values: object, *, required: bool) -> FloatArray:
+        """The modality's row (columns,), NaN where missing or refused."""
+        row = np.full(modality.width, np.nan, np.float32)
+        num_problems = len(self.problems)
+        if isinstance(values, Mapping):
+            self._read_named(modality, values, row)
+        elif isinstance(values, list | tuple):
+            self._read_flat(modality, values, row)
+        elif values is not None:
+            msg = f"must be an object of named features or a list of {modality.width} numbers, found {kind_of(values)}"
+            self.refuse((modality.name,), "modality_type", msg)
+        if len(self.problems) == num_problems:
+            self._note_missing(modality, row, required=required)
+        return row
+
+    def _read_named(self, modality: Modality, values: Mapping[Any, object], row: FloatArray) -> None:
         by_name = modality.by_name
-        for name in values:
+        for name, value in values.items():
             if name not in by_name:
-                self.problems.append(
-                    Problem((modality.name, str(name)), "unknown_feature", f"is not a feature of {modality.name}")
-                )
-        for name, (feature, columns) in by_name.items():
-            value = values.get(name)
-            if is_missing(value):
+                self.refuse((modality.name, _shown(name)), "unknown_feature", f"is not a feature of {modality.name}")
                 continue
-            self.guarded((modality.name, name), partial(feature.encode, value, row[columns]))
+            plain = value.item() if isinstance(value, np.generic) else value
+            if is_missing(plain):
+                continue
+            feature, columns = by_name[name]
+            try:
+                encoded, warning = feature.encode(plain)
+            except UnfitValueError as error:
+                self.refuse((modality.name, name), error.type, str(error))
+                continue
+            row[columns.start if isinstance(encoded, float) else columns] = encoded  # one cell is written five times faster
+            if warning is not None:
+                self._warn(modality, feature, warning)
 
-    def flat(self, modality: Modality, values: Sequence[object], row: FloatArray) -> None:
+    def _read_flat(self, modality: Modality, values: Sequence[object], row: FloatArray) -> None:
         if len(values) != modality.width:
             msg = f"must have {modality.width} values, found {len(values)}"
-            self.problems.append(Problem((modality.name,), "vector_length", msg))
+            self.refuse((modality.name,), "vector_length", msg)
             return
-        for feature, columns in modality.columns():
-            for position in range(columns.start, columns.stop):
-                if values[position] is not None:
-                    write = partial(_write_cell, feature, values[position], row[position : position + 1])
-                    self.guarded((modality.name, position), write)
+        cells = self._read_cells(modality, values)
+        row[:] = cells
+        for feature, columns in modality.by_name.values():
+            try:
+                warning = feature.check_cells(cells[columns])
+            except UnfitValueError as error:
+                self.refuse((modality.name, columns.start + error.offset), error.type, str(error))
+                continue
+            if warning is not None:
+                self._warn(modality, feature, warning)
+
+    def _read_cells(self, modality: Modality, values: Sequence[object]) -> list[float]:
+        """A flat vector's numbers, NaN where missing or refused."""
+        try:
+            numbers = read_numbers(values)  # all at once, for images
+        except UnfitValueError:
+            numbers = None
+        if numbers is not None and numbers.ndim == 1:
+            cells: list[float] = numbers.tolist()
+            return cells
+        return [self._read_cell(modality, position, value) for position, value in enumerate(values)]
+
+    def _read_cell(self, modality: Modality, position: int, value: object) -> float:
+        if is_missing(value):
+            return np.nan
+        try:
+            return read_number(value)
+        except UnfitValueError as error:
+            self.refuse((modality.name, position), error.type, str(error))
+            return np.nan
+
+    def _warn(self, modality: Modality, feature: Feature, warning: str) -> None:
+        self.warnings.append(f"{modality.name}.{feature.name} {warning}")
+
+    def _note_missing(self, modality: Modality, row: FloatArray, *, required: bool) -> None:
+        gaps = np.isnan(row).nonzero()[0].tolist()
+        if len(gaps) < len(row):
+            owners = modality.column_owners
+            self.missing += [f"{modality.name}.{name}" for name in dict.fromkeys(owners[gap] for gap in gaps)]
+        elif required:
+            self.refuse((modality.name,), "missing", "is required by this model and has no value")
+        else:
+            self.missing.append(modality.name)
 
 
-def _write_cell(feature: Feature, value: object, cell: FloatArray) -> str | None:
-    """Write one number of a flat vector into its `cell` (1,); answer a warning as `encode` does."""
-    if isinstance(feature, NumericFeature):
-        return feature.encode(value, cell)
-    number = _number(value)
-    if isinstance(feature, CategoricalFeature) and number not in range(len(feature.vocabulary)):
-        msg = f"must be a position in the vocabulary of {feature.name}, 0 to {len(feature.vocabulary) - 1}"
-        raise _ValueError("category_position", msg)
-    cell[0] = number
-    return None
+def _shown(key: object) -> str:
+    """A caller's own key in one short line, whatever it holds."""
+    return "".join(c if c.isprintable() else "?" for c in str(key)[:_MAX_KEY_LENGTH])
 
 
-class FeatureSchema(_Frozen):
+class FeatureSchema(Frozen):
     """Every modality of a model, in the order of its uniqueness experts and graph inputs.
 
     `missing` says what a record without one of the modalities means: "learned" (the model has a learned token for it)
@@ -351,17 +225,20 @@ class FeatureSchema(_Frozen):
     def encode(self, record: Mapping[str, Any]) -> EncodedRecord:
         """Turn one record into one float32 row per modality, NaN where a value is missing.
 
-        An `id` key is ignored. Raises `InvalidRecordError` listing every problem of the record.
+        An `id` key is ignored. Raises `InvalidRecordError` listing the problems of the record (`MAX_PROBLEMS` at most).
         """
         reader = _Reader()
+        if not isinstance(record, Mapping):
+            raise InvalidRecordError([Problem((), "record_type", f"must be an object of modalities, found {kind_of(record)}")])
         for name in record:
             if name != "id" and name not in self.names:
                 msg = f"is not a modality of this model; expected {', '.join(self.names)}"
-                reader.problems.append(Problem((str(name),), "unknown_modality", msg))
-        arrays = {
-            modality.name: self._encode_modality(modality, record.get(modality.name), reader) for modality in self.modalities
-        }
-        self._note_missing(arrays, reader)
+                reader.refuse((_shown(name),), "unknown_modality", msg)
+        required = self.missing == "reject"
+        arrays = {m.name: reader.read(m, record.get(m.name), required=required) for m in self.modalities}
+        if not reader.problems and reader.missing == list(self.names):
+            msg = f"has no value in any modality; expected at least one of {', '.join(self.names)}"
+            reader.refuse((), "missing", msg)
         if reader.problems:
             raise InvalidRecordError(reader.problems)
         return EncodedRecord(arrays, tuple(reader.missing), tuple(reader.warnings))
@@ -376,32 +253,3 @@ class FeatureSchema(_Frozen):
             modality.name: np.stack([row[modality.name] for row in rows]) if rows else np.empty((0, modality.width), np.float32)
             for modality in self.modalities
         }
-
-    @staticmethod
-    def _encode_modality(modality: Modality, values: object, reader: _Reader) -> FloatArray:
-        row = np.full(modality.width, _NAN, np.float32)
-        if isinstance(values, Mapping):
-            reader.named(modality, values, row)
-        elif isinstance(values, list | tuple):
-            reader.flat(modality, values, row)
-        elif values is not None:
-            msg = f"must be an object of named features or a list of {modality.width} numbers, found {_kind_of(values)}"
-            reader.problems.append(Problem((modality.name,), "modality_type", msg))
-        return row
-
-    def _note_missing(self, arrays: Mapping[str, FloatArray], reader: _Reader) -> None:
-        absent = [name for name in self.names if np.isnan(arrays[name]).all()]
-        if len(absent) == len(self.names) and not reader.problems:
-            msg = f"has no value in any modality; expected at least one of {', '.join(self.names)}"
-            reader.problems.append(Problem((), "missing", msg))
-        for modality in self.modalities:
-            row = arrays[modality.name]
-            if modality.name in absent:
-                reader.missing.append(modality.name)
-                if self.missing == "reject" and not reader.problems:
-                    reader.problems.append(Problem((modality.name,), "missing", "is required by this model and has no value"))
-                continue
-            if np.isnan(row).any():
-                reader.missing += [
-                    f"{modality.name}.{f.name}" for f, columns in modality.columns() if np.isnan(row[columns]).any()
-                ]

@@ -6,12 +6,11 @@ Layout: ``model.onnx``, ``reference.json`` (distributions seen on held-out rows,
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle whose files were found to be exactly those its manifest names."""
+    """An opened bundle. Every file its manifest names was found on disk, byte for byte."""
 
     path: Path
     manifest: Manifest
@@ -45,7 +44,7 @@ class Bundle:
 
     def reference(self) -> dict[str, Any]:
         """The distributions seen on held-out rows."""
-        reference: dict[str, Any] = json.loads((self.path / REFERENCE_FILE).read_text())
+        reference: dict[str, Any] = json.loads((self.path / REFERENCE_FILE).read_bytes())
         return reference
 
 
@@ -74,21 +73,23 @@ def open_bundle(path: Path | str) -> Bundle:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        document = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        document = json.loads(text)
     except FileNotFoundError:
         raise BundleError(f"{path.parent}: has no {MANIFEST_FILE}, so it is not a bundle or was not written to the end") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version not in SUPPORTED_FORMAT_VERSIONS:
+    if type(version) is not int or version not in SUPPORTED_FORMAT_VERSIONS:
         expected = ", ".join(map(str, sorted(SUPPORTED_FORMAT_VERSIONS)))
         raise BundleError(f"{path}: expected bundle format version {expected}, found {version!r}; export the model again")
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "manifest"
-        raise BundleError(f"{path}: {place}: {first['msg']} ({error.error_count()} problems in all)") from None
+        more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+        raise BundleError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}{more}") from None
 
 
 def _check_file(path: Path, name: str, expected: FileInfo) -> None:
@@ -107,13 +108,19 @@ def _check_file(path: Path, name: str, expected: FileInfo) -> None:
 
 @contextmanager
 def _staged_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that is renamed to it on success and removed on any failure."""
+    """A temporary folder beside `out` that is renamed to it on success and removed on any failure.
+
+    Raises `BundleError` when something is at `out`.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield staged
         staged.chmod(0o755)
-        os.rename(staged, out)  # noqa: PTH104 - fails when a non-empty `out` appeared meanwhile, which is what we want
+        try:
+            staged.rename(out)  # fails when a file or a folder that holds something appeared meanwhile
+        except OSError as error:
+            raise BundleError(f"{out}: cannot be put there ({error.strerror}); remove it or choose another name") from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -122,8 +129,9 @@ def write_bundle(out: Path | str, *, fill: Callable[[Path], None], manifest: Cal
     """Write a bundle to `out`, whole or not at all.
 
     `fill` writes every file but the manifest into the folder it is given; `manifest` then gets their hashes and answers
-    the manifest, which is written last. Whatever either raises is raised, with nothing left behind. Raises `BundleError`
-    when `out` exists already: a bundle is never overwritten in place, because a service may be reading it.
+    the manifest, which is written last. The folder is opened as a service would open it before it gets its name. Whatever
+    is raised on the way is raised, with nothing left behind. Raises `BundleError` when `out` exists already: a bundle is
+    never overwritten in place, because a service may be reading it.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -131,6 +139,7 @@ def write_bundle(out: Path | str, *, fill: Callable[[Path], None], manifest: Cal
     with _staged_folder(out) as staged:
         fill(staged)
         files = {file.name: file_info(file) for file in sorted(staged.iterdir())}
-        text = manifest(files).model_dump_json(indent=1, by_alias=True)
-        (staged / MANIFEST_FILE).write_text(text + "\n")
-    return open_bundle(out)
+        text = manifest(files).model_dump_json(indent=1)
+        (staged / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        opened = open_bundle(staged)
+    return replace(opened, path=out)

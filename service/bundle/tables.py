@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from service.bundle.schema import ArrayFeature, CodesFeature, Feature, FeatureSchema, NumericFeature
+from service.bundle.schema import Feature, FeatureSchema, NumericFeature
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -19,7 +19,7 @@ class TableError(ValueError):
 
 
 def read_table(path: Path | str) -> pl.DataFrame:
-    """Read a csv, csv.gz or parquet file; every csv column comes as text, blanks as null. Raises `TableError`."""
+    """Read a csv, csv.gz or parquet file; every csv column comes as text. Raises `TableError`."""
     path = Path(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file")
@@ -29,14 +29,31 @@ def read_table(path: Path | str) -> pl.DataFrame:
         if path.name.endswith((".csv", ".csv.gz")):
             return pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TableError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {reason}") from None
+        raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
     raise TableError(f"{path}: expected a file ending in {', '.join(TABLE_SUFFIXES)}")
+
+
+def _reason(error: Exception) -> str:
+    """The start of an error of polars. What follows a backquote may be a cell's content, which no message may hold."""
+    return (str(error).partition("`")[0].strip() or type(error).__name__).splitlines()[0]
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Series:
+    if name not in frame.columns:
+        raise TableError(f"column {name}: not in the table, which has {_shortened(frame.columns)}")
+    return frame.get_column(name)
 
 
 def numbers(frame: pl.DataFrame, column: str) -> pl.Series:
     """A column as float64, null where missing (blank, null, NaN). Raises `TableError` naming the first bad row."""
-    series = frame.get_column(column)
+    parsed, bad = _parse_numbers(_column(frame, column))
+    if bad.any():
+        raise TableError(f"column {column}: row {int(bad.arg_true()[0]) + 1} of {len(bad)} is not a finite number")
+    return parsed
+
+
+def _parse_numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """A column as float64, null where missing, and which of its rows hold something else."""
     if series.dtype == pl.String:
         series = series.str.strip_chars()
         series = series.set(series == "", None)
@@ -44,18 +61,14 @@ def numbers(frame: pl.DataFrame, column: str) -> pl.Series:
     elif series.dtype.is_numeric() or series.dtype in {pl.Boolean, pl.Null}:
         cast = series.cast(pl.Float64)
     else:
-        raise TableError(f"column {column}: expected numbers, found {series.dtype}")
+        raise TableError(f"column {series.name}: expected numbers, found {series.dtype}")
     bad = cast.is_null() & series.is_not_null() | cast.is_infinite().fill_null(value=False)
-    if bad.any():
-        raise TableError(f"column {column}: row {int(bad.arg_true()[0]) + 1} of {len(series)} is not a finite number")
-    return cast.fill_nan(None)
+    return cast.fill_nan(None), bad
 
 
 def column_values(frame: pl.DataFrame, column: str, *, numeric: bool) -> list[Any]:
     """A column as Python values, None where missing. Raises `TableError`."""
-    if column not in frame.columns:
-        raise TableError(f"column {column}: not in the table, which has {_shortened(frame.columns)}")
-    return numbers(frame, column).to_list() if numeric else frame.get_column(column).to_list()
+    return numbers(frame, column).to_list() if numeric else _column(frame, column).to_list()
 
 
 def _shortened(names: Sequence[str], limit: int = 12) -> str:
@@ -79,7 +92,10 @@ def absent_columns(frame: pl.DataFrame, schema: FeatureSchema) -> list[str]:
 
 
 def table_records(frame: pl.DataFrame, schema: FeatureSchema) -> Iterator[dict[str, Any]]:
-    """The rows of a table as records of `schema`; a feature without a column is missing. Raises `TableError`."""
+    """The rows of a table as records of `schema`; a feature without a column is missing. Raises `TableError`.
+
+    A cell that is no number where one belongs stays as it is, so that the schema refuses its row and no other.
+    """
     columns = {
         modality.name: {
             feature.name: _feature_values(frame, column, feature)
@@ -92,9 +108,13 @@ def table_records(frame: pl.DataFrame, schema: FeatureSchema) -> Iterator[dict[s
 
 
 def _feature_values(frame: pl.DataFrame, column: str, feature: Feature) -> list[Any]:
-    values = column_values(frame, column, numeric=isinstance(feature, NumericFeature))
-    if isinstance(feature, ArrayFeature | CodesFeature):
-        return [value.to_list() if isinstance(value, pl.Series) else value for value in values]
+    series = _column(frame, column)
+    if not isinstance(feature, NumericFeature):
+        return series.to_list()
+    parsed, bad = _parse_numbers(series)
+    values = parsed.to_list()
+    for row in bad.arg_true():
+        values[row] = series[row]
     return values
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-# Words of at least two characters that hold no digit: bare numbers in charted text are values, not vocabulary.
-_TOKEN = re.compile(r"\b[^\W\d]{2,}\b")
+# Words of two or more letters: bare numbers in charted text are values, not vocabulary, and MIMIC blanks names as "___".
+_TOKEN = re.compile(r"\b[^\W\d_]{2,}\b")
 
 
 def tokenize(text: str) -> list[str]:

@@ -93,15 +93,7 @@ def label_values(frame: pl.DataFrame, label: str) -> list[str]:
     num_missing = sum(is_missing(value) for value in values)
     if num_missing:
         raise DataError(f"label {label}: {num_missing} of {len(values)} rows have no value; expected a class in every row")
-    return [category_text(_as_number_if_one(value)) for value in values]
-
-
-def _as_number_if_one(value: Any) -> Any:
-    """Csv cells are text: "1.0" and "1" are one class."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return [category_text(value) for value in values]
 
 
 def _classes(config: DataConfig, values: list[str]) -> list[str]:

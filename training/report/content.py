@@ -5,53 +5,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from service.bundle.explanation import explain
-from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricValue, TaskInfo
+from service.bundle.manifest import CalibrationInfo, DatasetExplanation, TaskInfo
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
+from training.data.split import Rows
 from training.evaluation import Evaluation, calibration_info
 from training.model.build import expert_infos
 from training.recipe import Recipe
-from training.report.curves import MAX_CURVES
-from training.report.figures import draw_experts, draw_quality, draw_training, metric_title
+from training.report.curves import MAX_CURVES, true_labels
+from training.report.figures import draw_experts, draw_quality, draw_training
+from training.report.metrics import MetricRow, headline, metric_rows, metric_title
 from training.report.samples import ExplainedRows, Sample, absent_modalities, choose_samples
 from training.report.style import Picture, expert_colors
-from training.tasks import ECE_BINS, LOWER_IS_BETTER
 
 _TOLD_ELSEWHERE = frozenset({"num_rows", "notes", "best_epoch", "versions"})
-_MEANINGS = {
-    "auroc": "how well the ranking separates the classes; 0.5 is chance",
-    "auprc": "average precision; chance is the share of the class",
-    "brier": "mean squared error of the probabilities",
-    "ece": f"mean gap of stated and observed, {ECE_BINS} bins; chance, and resampling even more, push it up",
-    "accuracy": "share of rows with the right label",
-    "f1": "balance of precision and recall",
-    "log_loss": "mean negative log probability of the true label",
-}
-_HEADLINE_METRICS = ("auroc", "auprc", "brier", "log_loss")
-
-
-@dataclass(frozen=True, slots=True)
-class MetricRow:
-    """One metric over both sets of rows."""
-
-    name: str
-    title: str
-    meaning: str
-    better: str
-    test: MetricValue
-    validation: MetricValue
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRow:
-    """One split's rows and the share of each label."""
+    """One split's rows and target."""
 
     name: str
     num_rows: int
-    shares: tuple[float, ...]
+    target: tuple[str, ...]  # under `target_heads`
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +49,7 @@ class Content:
     recipe_text: str
     task: TaskInfo
     notes: tuple[str, ...]
+    target_heads: tuple[str, ...]
     splits: tuple[SplitRow, ...]
     modalities: tuple[ModalityRow, ...]
     metrics: tuple[MetricRow, ...]
@@ -99,16 +77,17 @@ def build_content(
     test, experts = evaluations["test"], expert_infos(checkpoint.schema)
     calibration = calibration_info(checkpoint)
     explanation = explain(test.output, task, calibration)
-    metrics = _metric_rows(evaluations)
+    metrics = metric_rows(test.metrics, evaluations["validation"].metrics)
     return Content(
         recipe=recipe,
         recipe_text=json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
         task=task,
         notes=dataset.notes,
+        target_heads=("mean", "standard deviation") if task.kind == "regression" else task.labels,
         splits=_split_rows(dataset),
         modalities=_modality_rows(dataset),
         metrics=metrics,
-        headline=tuple(row for row in metrics if row.name in _HEADLINE_METRICS),
+        headline=headline(metrics),
         training=draw_training(history, experts, recipe.train.selection, provenance["best_epoch"]),
         quality=draw_quality(test, task),
         violins=draw_experts(explanation, test.explanation, experts),
@@ -125,25 +104,15 @@ def build_content(
     )
 
 
-def _metric_rows(evaluations: Mapping[str, Evaluation]) -> tuple[MetricRow, ...]:
-    validation = evaluations["validation"].metrics
-    return tuple(
-        MetricRow(
-            name=name,
-            title=metric_title(name),
-            meaning=_MEANINGS.get(name, ""),
-            better="lower" if name in LOWER_IS_BETTER else "higher",
-            test=value,
-            validation=validation[name],
-        )
-        for name, value in evaluations["test"].metrics.items()
-    )
-
-
 def _split_rows(dataset: Dataset) -> tuple[SplitRow, ...]:
-    num_labels = len(dataset.task.labels)
-    counts = {name: np.bincount(dataset.target[rows], minlength=num_labels) for name, rows in dataset.splits.items()}
-    return tuple(SplitRow(name, int(n.sum()), tuple((n / n.sum()).tolist())) for name, n in counts.items())
+    return tuple(SplitRow(name, len(rows), _target_figures(dataset, rows)) for name, rows in dataset.splits.items())
+
+
+def _target_figures(dataset: Dataset, rows: Rows) -> tuple[str, ...]:
+    target = dataset.target[rows]
+    if dataset.task.kind == "regression":
+        return (f"{target.mean():.3f}", f"{target.std():.3f}")
+    return tuple(f"{100 * share:.1f} %" for share in true_labels(target, dataset.task).mean(axis=0))
 
 
 def _modality_rows(dataset: Dataset) -> tuple[ModalityRow, ...]:

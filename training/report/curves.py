@@ -1,6 +1,7 @@
-"""What the ROC and calibration plots show, as numbers: one class against the rest."""
+"""What the ROC and calibration plots show, as numbers: one label against the rest."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ _Z = 1.959964  # of a 95 % interval
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """One class against the rest: its stated probability (N,) and whether it is the true one (N,)."""
+    """One label against the rest: its stated probability (N,) and whether it is true (N,)."""
 
     label: str
     stated: Floats
@@ -34,16 +35,19 @@ class Reliability:
     count: NDArray[np.integer]
 
 
+def true_labels(target: NDArray[Any], task: TaskInfo) -> NDArray[np.bool_]:
+    """Which labels are true in which row (N, C); `target` holds positions (N,), for multilabel tasks 0/1 (N, C)."""
+    return target == 1 if task.kind == "multilabel" else target[:, None] == np.arange(len(task.labels))
+
+
 def one_vs_rest(evaluation: Evaluation, task: TaskInfo) -> list[Versus]:
-    """The event of a binary task; else each class, of many the most frequent. One without rows is left out."""
-    prediction_NC, target_N = evaluation.output.prediction, evaluation.target
-    counts_C = np.bincount(target_N, minlength=len(task.labels))
-    first = len(task.labels) - 1 if task.kind == "binary" else 0
+    """The event of a binary task; else each label, of many the most frequent. One that is true in no row, or all, is left out."""
+    prediction_NC, true_NC = evaluation.output.prediction, true_labels(evaluation.target, task)
+    counts_C = true_NC.sum(axis=0)
+    first = 1 if task.kind == "binary" else 0
     shown = sorted(np.argsort(-counts_C, kind="stable")[:MAX_CURVES].tolist())
     return [
-        Versus(task.labels[c], prediction_NC[:, c], target_N == c)
-        for c in shown
-        if c >= first and 0 < counts_C[c] < len(target_N)
+        Versus(task.labels[c], prediction_NC[:, c], true_NC[:, c]) for c in shown if c >= first and 0 < counts_C[c] < len(true_NC)
     ]
 
 

@@ -1,6 +1,6 @@
 """The report's three figures: training, discrimination and calibration, experts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from service.bundle.explanation import Explanation, Floats
 from service.bundle.manifest import DatasetExplanation, ExpertInfo, TaskInfo
 from training.evaluation import Evaluation
 from training.report.curves import Versus, one_vs_rest, reliability
+from training.report.metrics import metric_title
 from training.report.style import (
     BLACK,
     BLUE,
@@ -33,12 +34,14 @@ from training.tasks import ECE_BINS
 _BODY_ALPHA = 0.35
 _HEADROOM = 0.4  # above the curves, for the legend
 _SLANT = 25  # degrees, of expert names below an axis
+_MAX_DOTS = 2000  # more are an image inside the figure: every dot of an SVG costs 100 bytes
 _DIGITS = 6  # values closer than this are one value: a density of nearly equal ones has no width
 
 
-def validation_metrics(selection: str) -> tuple[str, str]:
-    """The two validation curves shown: what chose the epoch (AUROC where that is the log loss), and the log loss."""
-    return ("auroc" if selection == "log_loss" else selection, "log_loss")
+def validation_metrics(selection: str, known: Iterable[str]) -> list[str]:
+    """The two validation curves shown, of those `known`: what chose the epoch first, then AUROC and log loss."""
+    names = list(known)
+    return [name for name in dict.fromkeys((selection, "auroc", "log_loss", *names)) if name in names][:2]
 
 
 def draw_training(
@@ -57,8 +60,8 @@ def draw_training(
         axes[0, 0].plot(epochs, [entry[name] for entry in history], color=color, linestyle=style, label=label)
     dress(axes[0, 0], "Training loss", y_label="loss")
     _draw_interaction(axes[0, 1], epochs, history, experts)
-    for panel, metric in zip(axes[1], validation_metrics(selection), strict=True):
-        panel.plot(epochs, [entry["validation"].get(metric, np.nan) for entry in history], color=VERMILLION, marker=".")
+    for panel, metric in zip(axes[1], validation_metrics(selection, history[0]["validation"]), strict=False):
+        panel.plot(epochs, [entry["validation"][metric] for entry in history], color=VERMILLION, marker=".")
         dress(panel, f"Validation {metric_title(metric)}", x_label="epoch", y_label=metric_title(metric))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for panel in axes.flat:
@@ -67,11 +70,6 @@ def draw_training(
     add_legend(axes[0, 1], "upper right", num_columns=2)
     add_legend(axes[1, 0])
     return picture(figure, _training_alt(history, selection, best_epoch))
-
-
-def metric_title(metric: str) -> str:
-    """A metric's name for a person."""
-    return {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}.get(metric, metric.upper())
 
 
 def _draw_interaction(axes: Axes, epochs: list[int], history: Sequence[Mapping[str, Any]], experts: Sequence[ExpertInfo]) -> None:
@@ -93,13 +91,31 @@ def _training_alt(history: Sequence[Mapping[str, Any]], selection: str, best_epo
     told = [f"Training loss, interaction losses and validation curves over {len(history)} epochs."]
     told.append(f"The total loss goes from {first['loss']:.3f} to {last['loss']:.3f}.")
     if best := next((entry for entry in history if entry["epoch"] == best_epoch), None):
-        value = best["validation"].get(selection, np.nan)
+        value = best["validation"][selection]
         told.append(f"Validation {metric_title(selection)} is best at epoch {best_epoch + 1}, {value:.3f}.")
     return " ".join(told)
 
 
 def draw_quality(evaluation: Evaluation, task: TaskInfo) -> Picture:
-    """ROC curves beside reliability curves over a histogram of the stated probabilities."""
+    """Regression: predicted against true values and errors. Else ROC curves and calibration."""
+    return _draw_errors(evaluation) if task.kind == "regression" else _draw_curves(evaluation, task)
+
+
+def _draw_errors(evaluation: Evaluation) -> Picture:
+    predicted, true = evaluation.output.prediction[:, 0], evaluation.target.reshape(-1)
+    figure = new_figure(4.4)
+    values, errors = figure.subplots(1, 2)
+    values.scatter(true, predicted, s=8, color=BLUE, alpha=0.5, linewidths=0, rasterized=len(true) > _MAX_DOTS)
+    values.axline((float(true.mean()), float(true.mean())), slope=1, color=GREY, linewidth=1, linestyle="dotted")
+    errors.hist(predicted - true, bins=30, color=BLUE, alpha=0.6)
+    errors.axvline(0, color=GREY, linewidth=1, linestyle="dotted")
+    dress(values, "Predicted and true, test rows", x_label="true", y_label="predicted")
+    dress(errors, "Error, test rows", x_label="predicted - true", y_label="rows")
+    told = f"The mean error is {float((predicted - true).mean()):.3f} over {len(true)} test rows."
+    return picture(figure, f"Predicted against true values, and a histogram of the errors. {told}")
+
+
+def _draw_curves(evaluation: Evaluation, task: TaskInfo) -> Picture:
     curves = one_vs_rest(evaluation, task)
     figure = new_figure(5.2)
     grid = figure.add_gridspec(4, 2)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.explanation import Explanation, Floats, describe_expert, summarise
+from service.bundle.explanation import Explanation, Floats, describe_expert, join_words, summarise
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from training.evaluation import Evaluation
+from training.report.curves import true_labels
 
 Booleans = NDArray[np.bool_]
 _TIE_BREAK = 1e-4  # less than one expert's part of the agreement, for up to 10,000 experts
@@ -23,7 +24,7 @@ class SampleExpert:
     weight: float
     contribution: float
     share: float
-    probability: float  # of the stated label, were the expert alone
+    prediction: float  # of what is stated, were the expert alone
     bar: float  # the contribution over the row's largest, between -1 and 1
 
 
@@ -35,18 +36,14 @@ class Sample:
     rule: str
     row: int  # position among the test rows, from 1
     summary: str
-    true_label: str
-    predicted_label: str
-    stated_label: str  # whose probability is stated: the event, else the predicted label
-    probability: float
+    true: str  # the true label, labels or value
+    predicted: str
+    correct: bool | None  # None for regression
+    stated: str  # what `prediction` is: "probability of dead"
+    prediction: float
     margin: float  # sum of the contributions
     missing: tuple[str, ...]  # whole modalities
     experts: tuple[SampleExpert, ...]
-
-    @property
-    def correct(self) -> bool:
-        """Is the predicted label the true one?"""
-        return self.predicted_label == self.true_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,40 +86,68 @@ def choose_samples(rows: ExplainedRows) -> tuple[Sample, ...]:
 
 
 def _rules(rows: ExplainedRows) -> Iterator[_Rule]:
-    prediction_NC, target_N, label_N = rows.evaluation.output.prediction, rows.evaluation.target, rows.explanation.label
-    right, everyone = label_N == target_N, np.ones(len(target_N), np.bool_)
-    largest, of_true = prediction_NC.max(axis=1), np.take_along_axis(prediction_NC, target_N[:, None], axis=1)[:, 0]
+    yield from _rules_of_regression(rows) if rows.task.kind == "regression" else _rules_of_labels(rows)
+    lacking = np.any(list(rows.absent.values()), axis=0)
+    yield _Rule("Without a modality", "the first row that lacks a whole modality", lacking, np.zeros(len(lacking)))
+
+
+def _rules_of_regression(rows: ExplainedRows) -> Iterator[_Rule]:
+    prediction_N, everyone = rows.evaluation.output.prediction[:, 0], np.ones(len(rows.evaluation.target), np.bool_)
+    error_N = np.abs(prediction_N - rows.evaluation.target.reshape(-1))
+    yield _Rule("Highest prediction", "the highest prediction", everyone, prediction_N)
+    yield _Rule("Lowest prediction", "the lowest prediction", everyone, -prediction_N)
+    yield _Rule("Closest", "the smallest error", everyone, -error_N)
+    yield _Rule("Farthest off", "the largest error", everyone, error_N)
+
+
+def _rules_of_labels(rows: ExplainedRows) -> Iterator[_Rule]:
+    prediction_NC, label_N = rows.evaluation.output.prediction, rows.explanation.label
+    right, stated = _is_right(rows), np.take_along_axis(prediction_NC, label_N[:, None], axis=1)[:, 0]
     if rows.task.kind == "binary":
         event, risk = label_N == 1, prediction_NC[:, 1]
         yield _Rule("Highest risk, right", "the highest risk among rows with the event, predicted as such", right & event, risk)
         yield _Rule("Lowest risk, right", "the lowest risk among rows without it, predicted as such", right & ~event, -risk)
     else:
-        yield _Rule("Most certain, right", "the highest probability among right predictions", right, largest)
-        yield _Rule("Least certain, right", "the lowest probability among right predictions", right, -largest)
-    yield _Rule("Most certain, wrong", "the lowest probability of the true label among wrong predictions", ~right, -of_true)
-    disputed = -rows.explanation.agreement - _TIE_BREAK * largest
-    yield _Rule("Most disputed", "the fewest experts that alone agree; of equals, the least certain", everyone, disputed)
-    lacking = np.any(list(rows.absent.values()), axis=0)
-    yield _Rule("Without a modality", "the first row that lacks a whole modality", lacking, np.zeros(len(target_N)))
+        yield _Rule("Most certain, right", "the highest probability among right predictions", right, stated)
+        yield _Rule("Least certain, right", "the lowest probability among right predictions", right, -stated)
+    yield _Rule("Most certain, wrong", "the highest probability of a predicted label that is wrong", ~right, stated)
+    disputed = -rows.explanation.agreement - _TIE_BREAK * stated
+    text = "the fewest experts that alone agree; of equals, the least certain"
+    yield _Rule("Most disputed", text, np.ones(len(right), np.bool_), disputed)
+
+
+def _is_right(rows: ExplainedRows) -> Booleans:
+    """In which rows (N,) is the predicted label the true one, or one of the true ones?"""
+    true_NC = true_labels(rows.evaluation.target, rows.task)
+    return np.take_along_axis(true_NC, rows.explanation.label[:, None], axis=1)[:, 0]
 
 
 def _tell(rows: ExplainedRows, row: int, rule: _Rule) -> Sample:
     task, explanation, prediction_C = rows.task, rows.explanation, rows.evaluation.output.prediction[row]
     label = int(explanation.label[row])
+    of_labels = task.kind != "regression"
     stated = len(task.labels) - 1 if task.kind == "binary" else label
     return Sample(
         title=rule.title,
         rule=rule.text,
         row=row + 1,
         summary=summarise(explanation, row, prediction_C, task=task, experts=rows.experts),
-        true_label=task.labels[rows.evaluation.target[row]],
-        predicted_label=task.labels[label],
-        stated_label=task.labels[stated],
-        probability=float(prediction_C[stated]),
+        true=_true_text(rows, row),
+        predicted=task.labels[label] if of_labels else f"{prediction_C[0]:.3f}",
+        correct=bool(_is_right(rows)[row]) if of_labels else None,
+        stated=f"probability of {task.labels[stated]}" if of_labels else "prediction",
+        prediction=float(prediction_C[stated]),
         margin=float(explanation.contribution[row].sum()),
         missing=tuple(name for name, lacking in rows.absent.items() if lacking[row]),
         experts=tuple(_tell_experts(explanation, row, stated, rows.experts)),
     )
+
+
+def _true_text(rows: ExplainedRows, row: int) -> str:
+    if rows.task.kind == "regression":
+        return f"{float(rows.evaluation.target.reshape(-1)[row]):.3f}"
+    is_true_C = true_labels(rows.evaluation.target[row : row + 1], rows.task)[0]
+    return join_words([name for name, is_true in zip(rows.task.labels, is_true_C, strict=True) if is_true]) or "none"
 
 
 def _tell_experts(explanation: Explanation, row: int, stated: int, experts: Sequence[ExpertInfo]) -> Iterator[SampleExpert]:
@@ -136,6 +161,6 @@ def _tell_experts(explanation: Explanation, row: int, stated: int, experts: Sequ
             weight=float(explanation.weight[row, e]),
             contribution=float(contribution_E[e]),
             share=float(explanation.share[row, e]),
-            probability=float(explanation.expert_prediction[row, e, stated]),
+            prediction=float(explanation.expert_prediction[row, e, stated]),
             bar=float(contribution_E[e]) / largest,
         )

@@ -1,0 +1,16 @@
+"""The HTTP service: `I2MOE_BUNDLE=BUNDLE bentoml serve service.api:I2MoEService`.
+
+Knows HTTP, BentoML and Prometheus; what a record, a bundle and an explanation are is `service.bundle`'s business.
+Only `service` knows BentoML; the rest is a Starlette application that runs under any ASGI server.
+
+    settings    I2MOE_* variables                 service     the BentoML class
+    app         the routes                        middleware  request ids, one error shape, durations
+    requests    body -> instances                 predict     instances -> response
+    batcher     many requests -> one batch        runtime     loads the model, says whether it is ready
+    models      the wire format                   openapi     /docs.json
+    errors      one tree, one shape               metrics     /metrics          logs   the log lines
+"""
+
+from service.api.service import I2MoEService
+
+__all__ = ["I2MoEService"]

@@ -1,0 +1,97 @@
+"""The routes, as a Starlette application that runs under any ASGI server with `RequestMiddleware` around it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from service.api.errors import ApiError, error_response
+from service.api.middleware import request_info
+from service.api.models import ModelResponse
+from service.api.openapi import build_openapi
+from service.api.predict import predict
+from service.api.runtime import Runtime
+
+
+def build_app(start: Callable[[], Runtime]) -> Starlette:
+    """The application around the runtime that `start` makes when the server starts.
+
+    The model is loaded beside the server, so /livez answers at once and /readyz when the model does.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        runtime = app.state.runtime = start()
+        opening = asyncio.create_task(runtime.open())
+        yield
+        await opening
+        await runtime.close()
+
+    routes = [
+        Route("/predict", predict, methods=["POST"]),
+        Route("/model", show_model),
+        Route("/explanations", show_explanations),
+        Route("/metrics", show_metrics),
+        Route("/docs.json", show_openapi),
+        Route("/", show_index),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ApiError: _refuse})
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    _runtime(request).metrics.rejected.labels(error.code).inc()
+    return error_response(error, request_info(request).id)
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(to_json(document), media_type="application/json")
+
+
+def show_model(request: Request) -> Response:
+    """GET /model: what is served."""
+    model = _runtime(request).require_model()
+    shown = set(ModelResponse.model_fields) - {"model"}
+    return _json({"model": model.info, **model.manifest.model_dump(mode="json", include=shown)})
+
+
+def show_explanations(request: Request) -> Response:
+    """GET /explanations: the dataset-level interpretation."""
+    model = _runtime(request).require_model()
+    told = model.manifest.model_dump(mode="json", include={"explanation", "explanation_validity"})
+    return _json(
+        {
+            "model": model.info,
+            "explanation": told["explanation"],
+            "validity": told["explanation_validity"],
+            "reference": model.bundle.reference(),
+        }
+    )
+
+
+def show_metrics(request: Request) -> Response:
+    """GET /metrics: the exposition text. A plain function, so Starlette runs it in a thread: it reads files."""
+    return Response(_runtime(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def show_index(_: Request) -> Response:
+    """GET /: the description of the service. Takes the place of BentoML's page, which loads trackers from the internet."""
+    return RedirectResponse("/docs.json")
+
+
+def show_openapi(request: Request) -> Response:
+    """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
+    runtime = _runtime(request)
+    return _json(build_openapi(runtime.model.manifest if runtime.model else None))

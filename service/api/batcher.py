@@ -1,0 +1,278 @@
+"""Many small requests, one pass through the graph: a bounded in-process micro-batcher.
+
+One consumer task takes whole requests from the queue, up to `max_batch_size` samples, and runs them in one thread.
+Nothing waits while nothing runs: a lone request is dispatched at once, and what arrives while a batch runs forms the
+next one. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails,
+its requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
+
+Knows arrays and outputs; nothing of HTTP, models or metrics.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.logs import places
+from service.bundle.output import OUTPUT_NAMES, Output
+
+logger = logging.getLogger("i2moe.batcher")
+
+Arrays = dict[str, NDArray[np.float32]]
+Run = Callable[[Arrays], Output]
+
+
+class QueueFullError(RuntimeError):
+    """Too many samples are waiting already."""
+
+
+class BatcherClosedError(RuntimeError):
+    """The batcher takes no more requests."""
+
+
+class Batch(NamedTuple):
+    """One finished batch, for whoever keeps count."""
+
+    num_samples: int
+    inference_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of one request."""
+
+    output: Output | None  # the rows that were answered, in order; None when there are none
+    failures: dict[int, Exception]  # by position in the request
+    queue_s: float  # from arrival to the start of its first batch
+    inference_s: float  # in all its batches
+    batch_size: int  # samples in the largest of them, its neighbours included
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    arrays: Mapping[str, NDArray[np.float32]]
+    size: int
+    done: asyncio.Future[Scored]
+    arrived: float = field(default_factory=time.perf_counter)
+    taken: int = 0  # samples given to a batch so far
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+    batch_size: int = 0
+    outputs: list[Output] = field(default_factory=list)
+    failures: dict[int, Exception] = field(default_factory=dict)
+
+    def scored(self) -> Scored:
+        output = _join(self.outputs) if self.outputs else None
+        return Scored(output, self.failures, self.queue_s, self.inference_s, self.batch_size)
+
+
+class _Part(NamedTuple):
+    """The samples of one job that go into one batch."""
+
+    job: _Job
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+    def arrays(self) -> Arrays:
+        return {name: rows[self.start : self.stop] for name, rows in self.job.arrays.items()}
+
+    def single(self) -> "list[_Part]":
+        return [_Part(self.job, position, position + 1) for position in range(self.start, self.stop)]
+
+
+class _Ran(NamedTuple):
+    """A part that was run on its own or with others: its rows, or why there are none."""
+
+    part: _Part
+    result: Output | Exception
+
+
+def _join(outputs: Sequence[Output]) -> Output:
+    if len(outputs) == 1:
+        return outputs[0]
+    return Output(*(np.concatenate([getattr(output, name) for output in outputs]) for name in OUTPUT_NAMES))
+
+
+class Batcher:
+    """Runs requests in batches. Make, use and close it inside one event loop."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        max_batch_size: int,
+        queue_max: int,
+        max_wait_s: float = 0.0,
+        on_batch: Callable[[Batch], None] = lambda _: None,
+        on_depth: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`run` is called in one thread, never twice at a time.
+
+        In the event loop, `on_batch` is called after each batch and `on_depth` whenever another number of samples waits.
+        """
+        self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
+        self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
+        self._jobs: deque[_Job] = deque()
+        self._depth = 0
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._consumer = asyncio.create_task(self._consume(), name="batcher")
+
+    @property
+    def depth(self) -> int:
+        """Samples that wait."""
+        return self._depth
+
+    async def submit(self, arrays: Mapping[str, NDArray[np.float32]], size: int) -> Scored:
+        """Score `size` samples, given as (size, columns) arrays.
+
+        Raises `QueueFullError` and `BatcherClosedError` at once. A caller that is cancelled leaves the queue.
+        """
+        if self._closed:
+            raise BatcherClosedError("the batcher is closed")
+        if self._depth + size > self._queue_max:
+            raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
+        job = _Job(arrays, size, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._count_waiting(size)
+        self._changed.set()
+        try:
+            return await job.done
+        finally:
+            self._leave(job)
+
+    def _leave(self, job: _Job) -> None:
+        if job.taken < job.size:
+            self._jobs.remove(job)
+            self._count_waiting(job.taken - job.size)
+            job.taken = job.size
+
+    def _count_waiting(self, change: int) -> None:
+        self._depth += change
+        self._on_depth(self._depth)
+
+    async def close(self) -> None:
+        """Take nothing new, answer everything that was accepted, then stop."""
+        self._closed = True
+        self._changed.set()
+        await self._consumer
+        self._thread.shutdown()
+
+    async def _consume(self) -> None:
+        while await self._wait_for_jobs():
+            parts = self._take()
+            if not parts:  # every waiter left while the batch was gathering
+                continue
+            try:
+                await self._dispatch(parts)
+            except Exception as error:
+                logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
+                self._fail(parts, error)
+
+    async def _wait_for_jobs(self) -> bool:
+        """True once something waits (and has had its time to find company); False when closed and empty."""
+        while not self._jobs:
+            if self._closed:
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+        await self._gather()
+        return True
+
+    async def _gather(self) -> None:
+        while self._jobs and self._depth < self._max_batch_size and not self._closed:
+            left_s = self._jobs[0].arrived + self._max_wait_s - time.perf_counter()
+            if left_s <= 0:
+                return
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Part]:
+        """The head of the queue as one batch: whole requests, or a slice of the first if it alone is too large."""
+        parts: list[_Part] = []
+        room = self._max_batch_size
+        while self._jobs and room:
+            job = self._jobs[0]
+            left = job.size - job.taken
+            if left > room and parts and left <= self._max_batch_size:
+                break
+            size = min(left, room)
+            parts.append(_Part(job, job.taken, job.taken + size))
+            job.taken += size
+            room -= size
+            if job.taken == job.size:
+                self._jobs.popleft()
+        self._count_waiting(room - self._max_batch_size)
+        return parts
+
+    async def _dispatch(self, parts: list[_Part]) -> None:
+        started = time.perf_counter()
+        for part in parts:
+            if part.start == 0:
+                part.job.queue_s = started - part.job.arrived
+        ran = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, parts)
+        batch = Batch(sum(part.size for part in parts), time.perf_counter() - started)
+        self._hand_out(parts, ran, batch)
+        self._on_batch(batch)
+
+    def _compute(self, parts: list[_Part]) -> list[_Ran]:
+        """Run in the thread: all together, and only if that fails in ever smaller pieces."""
+        try:
+            output = self._run_together(parts)
+        except Exception as error:  # whatever the model does, the next batch must run
+            return self._compute_apart(parts, error)
+        ran, start = [], 0
+        for part in parts:
+            ran.append(_Ran(part, output.rows(slice(start, start + part.size))))
+            start += part.size
+        return ran
+
+    def _compute_apart(self, parts: list[_Part], error: Exception) -> list[_Ran]:
+        smaller = parts if len(parts) > 1 else parts[0].single()
+        num_samples = sum(part.size for part in parts)
+        logger.warning("inference failed for %d samples together: %s", num_samples, type(error).__name__)
+        if num_samples == 1:
+            return [_Ran(parts[0], error)]
+        return [ran for part in smaller for ran in self._compute([part])]
+
+    def _run_together(self, parts: list[_Part]) -> Output:
+        pieces = [part.arrays() for part in parts]
+        arrays = pieces[0] if len(pieces) == 1 else {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
+        output = self._run(arrays)
+        expected, found = sum(part.size for part in parts), len(output.prediction)
+        if found != expected:
+            raise RuntimeError(f"expected {expected} rows from the model, found {found}")
+        return output
+
+    def _hand_out(self, parts: list[_Part], ran: list[_Ran], batch: Batch) -> None:
+        for part, result in ran:
+            if isinstance(result, Output):
+                part.job.outputs.append(result)
+            else:
+                part.job.failures[part.start] = result
+        for part in parts:
+            job = part.job
+            job.inference_s += batch.inference_s
+            job.batch_size = max(job.batch_size, batch.num_samples)
+            if part.stop == job.size and not job.done.done():
+                job.done.set_result(job.scored())
+
+    def _fail(self, parts: list[_Part], error: Exception) -> None:
+        for part in parts:
+            if not part.job.done.done():
+                part.job.done.set_exception(error)

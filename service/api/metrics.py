@@ -1,0 +1,115 @@
+"""What operations see: Prometheus metrics with few labels, none of which ever holds a patient's value.
+
+With several serving processes, prometheus_client keeps the numbers in files under PROMETHEUS_MULTIPROC_DIR, which
+BentoML sets for its workers, and a scrape adds all processes up.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+_MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_TENTHS = tuple(i / 10 for i in range(1, 11))
+_SAMPLES = tuple(float(2**i) for i in range(11))
+
+ROUTES = frozenset({"/predict", "/model", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"})
+OTHER_ROUTE = "other"
+
+
+def route_label(path: str) -> str:
+    """The path if it is one of ours; every other path shares one label, or a port scan would fill the memory."""
+    return path if path in ROUTES else OTHER_ROUTE
+
+
+class Metrics:
+    """The metrics of one serving process. Its own registry, so that several can live side by side."""
+
+    def __init__(self) -> None:
+        """Create every metric; with several processes also forget those that died without saying so."""
+        self._registry = CollectorRegistry()
+        _forget_dead_processes()
+        histogram, counter, gauge = self._histogram, self._counter, self._gauge
+        self.request_duration = histogram(
+            "request_duration_seconds", "From the first byte of a request to the end of its answer", ["route", "status"]
+        )
+        self.queue = histogram("queue_seconds", "Time a request waited for its first batch")
+        self.inference = histogram("inference_seconds", "Time one batch spent in the graph", ["provider"])
+        self.preprocess = histogram("preprocess_seconds", "Time from a request's body to encoded samples")
+        self.postprocess = histogram("postprocess_seconds", "Time from the graph's outputs to explained predictions")
+        self.batch_size = histogram("batch_size", "Samples per batch", buckets=_SAMPLES)
+        self.samples = counter("samples_total", "Samples by outcome: ok, invalid, error", ["outcome"])
+        self.rejected = counter("rejected_total", "Requests not answered, by error code", ["reason"])
+        self.missing_modality = counter("missing_modality_total", "Scored samples without a modality", ["modality"])
+        self.expert_weight = histogram("expert_weight", "Weight of an expert per sample", ["expert"], buckets=_TENTHS)
+        self.risk = histogram("risk", "Stated probability per sample (binary tasks: the risk)", buckets=_TENTHS)
+        self.queue_depth = gauge("queue_depth", "Samples that wait", mode="livesum")
+        self.ready = gauge("ready", "1 when every serving process can answer", mode="livemin")
+        self.model_info = gauge(
+            "model_info", "The model that is served", ["name", "version", "sha256", "provider"], mode="livemax"
+        )
+        for outcome in ("ok", "invalid", "error"):
+            self.samples.labels(outcome)
+
+    def _histogram(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS) -> Histogram:
+        return Histogram(f"i2moe_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Counter:
+        return Counter(f"i2moe_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Any) -> Gauge:
+        return Gauge(f"i2moe_{name}", text, labels, multiprocess_mode=mode, registry=self._registry)
+
+    def observe_predictions(self, predictions: Iterable[dict[str, Any]], *, has_risk: bool, modalities: Sequence[str]) -> None:
+        """Count what was answered: risk, weights and absent modalities, for drift."""
+        for prediction in predictions:
+            self.samples.labels("ok").inc()
+            if has_risk:
+                self.risk.observe(prediction["probability"])
+            for name in modalities:
+                if name in prediction["missing"]:
+                    self.missing_modality.labels(name).inc()
+
+    def observe_weights(self, experts: Sequence[str], weights: Sequence[Sequence[float]]) -> None:
+        """Count the weights (E, B) that the experts got."""
+        for expert, row in zip(experts, weights, strict=True):
+            histogram = self.expert_weight.labels(expert)
+            for weight in row:
+                histogram.observe(weight)
+
+    def render(self) -> bytes:
+        """The exposition text, over all serving processes. Reads files: not for the event loop."""
+        if _MULTIPROCESS_DIR not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def _forget_dead_processes() -> None:
+    """Drop the live gauges of processes that were killed: a restarted worker must not be added to its predecessor."""
+    if folder := os.environ.get(_MULTIPROCESS_DIR):
+        for file in Path(folder).glob("gauge_live*.db"):
+            pid = int(file.stem.rpartition("_")[2])
+            if not _is_alive(pid):
+                mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def forget_this_process() -> None:
+    """Take this process out of the live gauges; its counts stay."""
+    if folder := os.environ.get(_MULTIPROCESS_DIR):
+        mark_process_dead(os.getpid(), folder)  # type: ignore[no-untyped-call]

@@ -1,0 +1,154 @@
+"""The wire format, field by field. Requests are checked with it; /docs.json is generated from it.
+
+Responses are built as plain dictionaries by `service.bundle.answers`; tests hold them against these models.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic.config import JsonDict
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+_RECORD: JsonDict = {"$ref": "#/components/schemas/Record"}
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
+
+class PredictRequest(_Wire):
+    """One or many records. A single record may also be sent as it is, without this envelope."""
+
+    instances: list[Any] = Field(min_length=1, description="The records to score.", json_schema_extra={"items": _RECORD})
+    explain: StrictBool = Field(default=True, description="Whether predictions carry their explanation.")
+
+
+class ErrorDetail(_Wire):
+    """One thing wrong with one place of a request."""
+
+    loc: list[str | int] = Field(description="Path from the body's root, for instance `instances`, 0, `labs`, `crea`.")
+    type: str = Field(description="A stable word for programs.")
+    msg: str = Field(description="A sentence for people. Never holds the value that was sent.")
+
+
+class ErrorResponse(_Wire):
+    """Every answer that is not a success has this shape."""
+
+    error: str = Field(description="One sentence.")
+    code: str = Field(description="A stable word for programs, for instance INVALID_INPUT.")
+    detail: list[ErrorDetail] = Field(description="The places that are wrong; empty where no place is.")
+    request_id: str = Field(description="To find the request in the service's log.")
+
+
+class ItemError(_Wire):
+    """Why one instance was not answered."""
+
+    code: Literal["INVALID_INPUT", "INFERENCE_FAILED"]
+    message: str
+    detail: list[ErrorDetail]
+
+
+class Expert(_Wire):
+    """One expert's part in one prediction."""
+
+    name: str = Field(description='"unique:<modality>", "synergy" or "redundancy".')
+    kind: Literal["uniqueness", "synergy", "redundancy"]
+    modality: str | None = Field(description="The modality of a uniqueness expert.")
+    weight: Probability = Field(
+        description="How much of this expert's logits enters the mixture; all weights add up to 1. A weight is not an "
+        "importance: experts speak on different logit scales."
+    )
+    probability: float = Field(description="What this expert alone would answer where the prediction says `probability`.")
+    logits: list[float] = Field(description="This expert's logits, in the order of the labels.")
+    contribution: float = Field(
+        description="What this expert adds to the (uncalibrated) margin of the predicted label; negative: speaks against it. "
+        "Contributions add up to the margin."
+    )
+    contribution_share: Probability = Field(description="|contribution| over the sum of all |contribution|.")
+
+
+class Explanation(_Wire):
+    """Which interactions between modalities a prediction rests on."""
+
+    dominant: str = Field(description="The expert with the largest contribution share.")
+    agreement: Probability = Field(description="Share of experts that alone would answer the predicted label.")
+    summary: str = Field(description="One sentence for a person.")
+    experts: list[Expert]
+
+
+class Prediction(_Wire):
+    """The answer to one record."""
+
+    id: str | int | None = Field(description="The record's `id`, as it was sent.")
+    status: Literal["ok"]
+    label: str = Field(description="The predicted label; for regression the outcome's name.")
+    probability: float = Field(
+        description="Binary tasks: the risk, that is the calibrated probability of the event (the last label), whatever the "
+        "predicted label is. Other tasks: of the predicted label; regression: the predicted value."
+    )
+    probabilities: dict[str, float] = Field(description="Calibrated, per label.")
+    risk_band: str | None = Field(description="The band the risk falls into, where the model defines bands.")
+    explanation: Explanation | None = Field(default=None, description="Left out when `explain` is false.")
+    missing: list[str] = Field(description="Features and modalities without a value: `labs.crea`, or `labs` for all of it.")
+    warnings: list[str] = Field(description="Remarkable values: outside the range seen in training, unknown categories.")
+
+
+class FailedPrediction(_Wire):
+    """The refusal of one record among others that were answered."""
+
+    id: str | int | None = Field(description="The record's `id`, as it was sent.")
+    status: Literal["error"]
+    error: ItemError
+
+
+class ModelInfo(_Wire):
+    """Which model answered."""
+
+    name: str
+    version: str
+    sha256: str = Field(description="Hash of the graph that answered.")
+    provider: str = Field(description="ONNX Runtime's execution provider, for instance CUDAExecutionProvider.")
+
+
+class Timing(_Wire):
+    """Where the time went, in milliseconds."""
+
+    queue: float = Field(description="Waiting for the batch before.")
+    inference: float = Field(description="In the graph.")
+    total: float = Field(description="From the first byte of the request to the answer.")
+    batch_size: int = Field(description="Samples that went through the graph together with this request, its own included.")
+
+
+class PredictResponse(_Wire):
+    """The answers, in the order of the instances."""
+
+    model: ModelInfo
+    request_id: str = Field(description="The request's X-Request-ID where it sent a plain one, else a new one.")
+    predictions: list[Annotated[Prediction | FailedPrediction, Field(discriminator="status")]]
+    timing_ms: Timing
+
+
+class ModelResponse(_Wire):
+    """What is served: schema, task, experts, figures, model card, example."""
+
+    model: ModelInfo
+    created: str
+    task: dict[str, Any]
+    experts: list[dict[str, Any]]
+    features: dict[str, Any] = Field(description="Per modality its features with kind, unit, range and vocabulary.")
+    calibration: dict[str, Any]
+    metrics: dict[str, Any] = Field(description="Figures per split, with 95 % intervals.")
+    model_card: dict[str, Any]
+    graph: dict[str, Any]
+    parity: dict[str, Any]
+    provenance: dict[str, Any]
+    example: dict[str, Any] = Field(description="A record that can be sent as it is, and the graph's answer to it.")
+
+
+class ExplanationsResponse(_Wire):
+    """How the experts behaved over a whole data set, and how far their explanations can be trusted."""
+
+    model: ModelInfo
+    explanation: dict[str, Any] | None = Field(description="Per expert: weight, contribution and share over held-out rows.")
+    validity: dict[str, Any] | None = Field(description="What was checked about the explanations themselves.")
+    reference: dict[str, Any] = Field(description="Distributions over held-out rows, to compare the service's metrics with.")

@@ -1,0 +1,124 @@
+"""POST /predict: from the request's instances to its response."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
+
+from prometheus_client import Histogram
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.batcher import BatcherClosedError, QueueFullError, Scored
+from service.api.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError, tell
+from service.api.metrics import Metrics
+from service.api.middleware import request_info
+from service.api.requests import ParsedRequest, check_media_type, headline, parse, read_body
+from service.api.runtime import CLOSING, Model, Runtime
+from service.bundle.answers import Prediction, build_predictions
+from service.bundle.errors import Problem
+
+T = TypeVar("T")
+
+# Beyond these sizes the work would hold up other requests in the event loop for milliseconds.
+_LARGE_BODY_BYTES = 32_768
+_LARGE_NUM_INSTANCES = 16
+
+
+async def predict(request: Request) -> Response:
+    """Score the instances of a request within its deadline."""
+    runtime: Runtime = request.app.state.runtime
+    model = runtime.require_model()
+    check_media_type(request)
+    timeout_s = runtime.settings.timeout_s
+    try:
+        async with asyncio.timeout(timeout_s - request_info(request).elapsed_s):
+            return await _answer(request, runtime, model)
+    except TimeoutError:
+        raise DeadlineError(f"expected an answer within {timeout_s:g} s, found none") from None
+
+
+async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
+    settings, metrics = runtime.settings, runtime.metrics
+    body = await read_body(request, settings.max_body_bytes)
+    with _timed(metrics.preprocess):
+        read = partial(parse, body, model.manifest.features, max_instances=settings.max_instances)
+        parsed = await _aside(read, large=len(body) > _LARGE_BODY_BYTES)
+    if num_invalid := len(parsed.instances) - len(parsed.encoded):
+        metrics.samples.labels("invalid").inc(num_invalid)
+    if not parsed.encoded:
+        raise parsed.refusal()
+    scored = await _score(parsed, model)
+    metrics.queue.observe(scored.queue_s)
+    if scored.failures:
+        metrics.samples.labels("error").inc(len(scored.failures))
+    with _timed(metrics.postprocess):
+        write = partial(_predictions, parsed, scored, model, metrics)
+        predictions = await _aside(write, large=len(parsed.instances) > _LARGE_NUM_INSTANCES)
+    info = request_info(request)
+    timing_ms = _timing(scored, info.elapsed_s)
+    response = {"model": model.info, "request_id": info.id, "predictions": predictions, "timing_ms": timing_ms}
+    return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
+
+
+@contextmanager
+def _timed(histogram: Histogram) -> Iterator[None]:
+    started = perf_counter()
+    yield
+    histogram.observe(perf_counter() - started)
+
+
+async def _aside(work: Callable[[], T], *, large: bool) -> T:
+    """Do small work here and large work in a thread."""
+    return await asyncio.to_thread(work) if large else work()
+
+
+async def _score(parsed: ParsedRequest, model: Model) -> Scored:
+    arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
+    try:
+        return await model.batcher.submit(arrays, len(parsed.encoded))
+    except QueueFullError:
+        raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
+    except BatcherClosedError:
+        raise NotReadyError(CLOSING) from None
+
+
+def _predictions(parsed: ParsedRequest, scored: Scored, model: Model, metrics: Metrics) -> list[Prediction]:
+    """One entry per instance, in order: its prediction, or why there is none."""
+    if scored.output is None:
+        raise InferenceFailedError("the model failed on every instance")
+    manifest = model.manifest
+    records = [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
+    answers = build_predictions(scored.output, records, [None] * len(records), manifest, with_explanation=parsed.explain)
+    metrics.observe_predictions(answers, has_risk=manifest.task.kind != "regression", modalities=manifest.features.names)
+    metrics.observe_weights([expert.name for expert in manifest.experts], scored.output.expert_weights.T.tolist())
+    return list(_merge(parsed, scored, iter(answers)))
+
+
+def _merge(parsed: ParsedRequest, scored: Scored, answers: Iterator[Prediction]) -> Iterator[Prediction]:
+    position = 0
+    for instance in parsed.instances:
+        if instance.encoded is None:
+            yield _failed(instance.id, "INVALID_INPUT", headline(instance.problems), instance.problems)
+            continue
+        if position in scored.failures:
+            yield _failed(instance.id, "INFERENCE_FAILED", "the model failed on this instance", ())
+        else:
+            yield next(answers) | {"id": instance.id}
+        position += 1
+
+
+def _failed(instance_id: str | int | None, code: str, message: str, problems: tuple[Problem, ...]) -> Prediction:
+    return {"id": instance_id, "status": "error", "error": {"code": code, "message": message, "detail": tell(problems)}}
+
+
+def _timing(scored: Scored, total_s: float) -> dict[str, Any]:
+    return {
+        "queue": round(1000 * scored.queue_s, 3),
+        "inference": round(1000 * scored.inference_s, 3),
+        "total": round(1000 * total_s, 3),
+        "batch_size": scored.batch_size,
+    }

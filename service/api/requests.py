@@ -1,0 +1,129 @@
+"""From a request's body to encoded instances, with every complaint naming its place and never its value."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from service.api.errors import BodyTooLargeError, InvalidInputError, InvalidJsonError, MediaTypeError
+from service.api.models import PredictRequest
+from service.bundle.errors import InvalidRecordError, Problem
+from service.bundle.schema import EncodedRecord, FeatureSchema
+
+Loc = tuple[str | int, ...]
+_POSITION = re.compile(r"at line \d+ column \d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One record of a request: encoded, or what is wrong with it."""
+
+    id: str | int | None
+    encoded: EncodedRecord | None
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request whose envelope is good; its instances need not be."""
+
+    instances: list[Instance]
+    explain: bool
+
+    @property
+    def encoded(self) -> list[EncodedRecord]:
+        """The instances that can be scored, in order."""
+        return [instance.encoded for instance in self.instances if instance.encoded is not None]
+
+    def refusal(self) -> InvalidInputError:
+        """Why none of the instances can be scored."""
+        problems = [problem for instance in self.instances for problem in instance.problems]
+        return InvalidInputError(headline(problems), problems)
+
+
+def check_media_type(request: Request) -> None:
+    """Refuse what is declared not to be JSON text. A missing or wrong plain type is forgiven: `curl -d` declares a form."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared.startswith("multipart/"):
+        raise MediaTypeError("expected a body of type application/json, found multipart form data")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise MediaTypeError("expected an uncompressed body, found a Content-Encoding")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body; refused as soon as its declared or received size exceeds `max_bytes`, without keeping it."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLargeError(f"expected a body of at most {max_bytes} bytes, found {int(declared)}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise BodyTooLargeError(f"expected a body of at most {max_bytes} bytes, found more")
+    return bytes(body)
+
+
+def headline(problems: Sequence[Problem]) -> str:
+    """The first problem, and how many more there are."""
+    rest = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return f"{problems[0]}{rest}"
+
+
+def parse(body: bytes, schema: FeatureSchema, *, max_instances: int) -> ParsedRequest:
+    """Read one request. Raises `InvalidJsonError`, and `InvalidInputError` where the envelope is wrong."""
+    records, explain, prefix = _open_envelope(_read_json(body), schema)
+    if len(records) > max_instances:
+        msg = f"must hold at most {max_instances} instances, found {len(records)}"
+        raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
+    instances = [_read_instance(record, (*prefix, i) if prefix else (), schema) for i, record in enumerate(records)]
+    return ParsedRequest(instances, explain)
+
+
+def _read_json(body: bytes) -> dict[str, Any]:
+    try:
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        where = _POSITION.search(str(error))
+        raise InvalidJsonError(f"the body is not JSON{f' ({where.group()})' if where else ''}") from None
+    if not isinstance(document, dict):
+        raise InvalidJsonError("expected a JSON object, found another kind of JSON value")
+    return document
+
+
+def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> tuple[list[Any], bool, Loc]:
+    """The records, whether to explain, and the path that leads to the records."""
+    if "instances" not in document and any(name in schema.names for name in document):
+        record = {name: value for name, value in document.items() if name != "explain" or name in schema.names}
+        switches = {name: value for name, value in document.items() if name not in record}
+        return [record], _checked({"instances": [record], **switches}).explain, ()
+    envelope = _checked(document)
+    return envelope.instances, envelope.explain, ("instances",)
+
+
+def _checked(envelope: dict[str, Any]) -> PredictRequest:
+    try:
+        return PredictRequest.model_validate(envelope)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        problems = [Problem(e["loc"], e["type"], e["msg"]) for e in found]
+        raise InvalidInputError(headline(problems), problems) from None
+
+
+def _read_instance(record: Any, loc: Loc, schema: FeatureSchema) -> Instance:
+    if not isinstance(record, Mapping):
+        return Instance(None, None, (Problem(loc, "record_type", "must be an object of modalities"),))
+    record_id = record.get("id")
+    problems = []
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int | None):
+        record_id = None
+        problems.append(Problem((*loc, "id"), "id_type", "must be a string or an integer"))
+    try:
+        encoded = schema.encode(record)
+    except InvalidRecordError as error:
+        problems += [problem.under(*loc) for problem in error.problems]
+        return Instance(record_id, None, tuple(problems))
+    return Instance(record_id, None if problems else encoded, tuple(problems))

@@ -1,0 +1,162 @@
+"""What lives as long as one serving process: settings, metrics, and the model once it is loaded.
+
+A process whose model cannot be served stays alive and says why at /readyz: an operator reads one sentence there and in
+the log, instead of a restart loop.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from service.api.batcher import Batch, Batcher
+from service.api.errors import NotReadyError
+from service.api.logs import configure_logging, places
+from service.api.metrics import Metrics, forget_this_process
+from service.api.settings import Settings, read_settings, unknown_variables
+from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.manifest import Manifest
+from service.bundle.predictor import CPU, Predictor
+from service.bundle.store import Bundle, open_bundle
+
+logger = logging.getLogger("i2moe.runtime")
+
+LOADING = "the model is still being loaded"
+CLOSING = "the service is shutting down"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that answers."""
+
+    bundle: Bundle
+    predictor: Predictor
+    batcher: Batcher
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says about itself."""
+        return self.bundle.manifest
+
+    @property
+    def info(self) -> dict[str, str]:
+        """Which model this is, as responses and metrics name it."""
+        return {
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "sha256": self.bundle.sha256,
+            "provider": self.predictor.provider,
+        }
+
+
+class Runtime:
+    """One serving process. `open` loads the model, `close` answers what was accepted."""
+
+    def __init__(self, settings: Settings, *, problem: str | None = None) -> None:
+        """`problem` says why these settings cannot be served with; the model is then never loaded."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.reason: str | None = LOADING
+        self._problem = problem
+        self._model: Model | None = None
+
+    @classmethod
+    def from_environment(cls) -> "Runtime":
+        """The runtime that the I2MOE_* variables describe."""
+        settings, problem = read_settings()
+        configure_logging(settings.log_level)
+        for name in unknown_variables(os.environ):
+            logger.warning("%s is not a setting of this service and is ignored", name)
+        return cls(settings, problem=problem)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be answered."""
+        return self.reason is None
+
+    @property
+    def model(self) -> Model | None:
+        """The model, where one is ready."""
+        return self._model if self.is_ready else None
+
+    def require_model(self) -> Model:
+        """The model. Raises `NotReadyError` saying why there is none."""
+        if self._model is None or self.reason is not None:
+            raise NotReadyError(f"no model is ready: {self.reason}")
+        return self._model
+
+    async def open(self) -> None:
+        """Load, replay, warm up, then be ready; or stay unready for a reason. Raises nothing."""
+        self.metrics.ready.set(0)
+        started = time.perf_counter()
+        try:
+            if self._problem:
+                raise BundleError(self._problem)
+            bundle, predictor = await asyncio.to_thread(load_model, self.settings)
+        except (BundleError, InferenceError, InvalidRecordError) as error:
+            self._stay_unready(str(error))
+        except Exception as error:
+            logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
+            self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
+        else:
+            self._become_ready(Model(bundle, predictor, self._batcher(predictor)), time.perf_counter() - started)
+
+    def _stay_unready(self, reason: str) -> None:
+        self.reason = " ".join(reason.split())
+        logger.error("not ready: %s", self.reason)
+
+    def _become_ready(self, model: Model, load_s: float) -> None:
+        self._model, self.reason = model, None
+        self.metrics.model_info.labels(**model.info).set(1)
+        self.metrics.ready.set(1)
+        info = " ".join(f"{name}={value}" for name, value in model.info.items())
+        settings = " ".join(f"{name}={value}" for name, value in self.settings.model_dump().items())
+        logger.info("ready after %.2f s: %s; settings %s", load_s, info, settings)
+
+    def _batcher(self, predictor: Predictor) -> Batcher:
+        inference = self.metrics.inference.labels(predictor.provider)
+
+        def count(batch: Batch) -> None:
+            self.metrics.batch_size.observe(batch.num_samples)
+            inference.observe(batch.inference_s)
+
+        return Batcher(
+            predictor.run,
+            max_batch_size=self.settings.max_batch_size,
+            queue_max=self.settings.queue_max,
+            max_wait_s=self.settings.max_wait_ms / 1000,
+            on_batch=count,
+            on_depth=self.metrics.queue_depth.set,
+        )
+
+    async def close(self) -> None:
+        """Take nothing new, answer everything that was accepted."""
+        self.reason = CLOSING
+        self.metrics.ready.set(0)
+        if self._model is not None:
+            await self._model.batcher.close()
+        forget_this_process()
+        logger.info("closed")
+
+
+def load_model(settings: Settings) -> tuple[Bundle, Predictor]:
+    """Open the bundle, load its graph, see that the example gets its answer, and warm up. Raises the bundle's errors."""
+    if settings.bundle is None:
+        raise BundleError("I2MOE_BUNDLE is not set; it must name the folder of the bundle to serve")
+    bundle = open_bundle(settings.bundle)
+    predictor = Predictor(bundle, provider=settings.provider, num_threads=settings.num_threads)
+    if settings.require_gpu and predictor.provider == CPU:
+        raise InferenceError("I2MOE_REQUIRE_GPU is set, but the graph runs on the CPU")
+    predictor.replay_example()
+    warm_up(predictor, settings.max_batch_size)
+    return bundle, predictor
+
+
+def warm_up(predictor: Predictor, max_batch_size: int) -> None:
+    """Run batches of 1, 2, 4, ... samples, so that no client pays for memory and kernels being set up."""
+    features = predictor.manifest.features
+    row = features.encode(predictor.manifest.example.record).arrays
+    sizes = {min(2**i, max_batch_size) for i in range(max_batch_size.bit_length() + 1)}
+    for size in sorted(sizes):
+        predictor.run(features.stack([row] * size))

@@ -1,0 +1,87 @@
+"""Every setting of the service: an environment variable `I2MOE_<NAME>`, checked once at start."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "I2MOE_"
+_MAX_DEFAULT_THREADS = 8  # models of this size do not get faster beyond it
+_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cpus() -> int:
+    """Cores this process may really use: its CPU affinity, or the container's CPU quota where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_CPU_MAX.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
+        return cores
+
+
+def _default_num_threads(validated: dict[str, Any]) -> int:
+    num_workers: int = validated.get("workers", 1)
+    return max(1, min(usable_cpus() // num_workers, _MAX_DEFAULT_THREADS))
+
+
+class Settings(BaseSettings):
+    """How one serving process behaves."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    bundle: Path | None = Field(default=None, description="Folder of the bundle to serve. Required.")
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="Where the graph runs; `auto` takes the GPU when there is one that works, else the CPU."
+    )
+    require_gpu: bool = Field(default=False, description="Never become ready on the CPU.")
+    max_batch_size: int = Field(default=64, ge=1, description="Samples that go through the graph in one pass at most.")
+    max_wait_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="How long a sample may wait for company while nothing runs. 0: not at all; what arrives while a batch "
+        "runs forms the next batch.",
+    )
+    queue_max: int = Field(default=1024, ge=1, description="Samples that may wait; beyond it requests get 503 and Retry-After.")
+    max_instances: int = Field(default=256, ge=1, description="Instances in one request at most.")
+    max_body_bytes: int = Field(default=2_000_000, ge=1, description="Size of a request body at most; beyond it 413.")
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=3600, description="Time for one request, from first byte to answer; then 504."
+    )
+    workers: int = Field(default=1, ge=1, description="Serving processes. Each loads the model and forms its own batches.")
+    num_threads: int = Field(
+        default_factory=_default_num_threads,
+        ge=1,
+        description="Threads that compute one batch on the CPU. Default: the usable cores shared among the workers, 8 at most.",
+    )
+    access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="How much is logged. No level logs a patient's values."
+    )
+
+    @model_validator(mode="after")
+    def _a_full_request_fits_the_queue(self) -> "Settings":
+        if self.queue_max < self.max_instances:
+            raise ValueError(f"QUEUE_MAX ({self.queue_max}) must be at least MAX_INSTANCES ({self.max_instances})")
+        return self
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """`I2MOE_*` variables that name no setting: probably misspelt."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def read_settings() -> tuple[Settings, str | None]:
+    """The settings of this environment; where they cannot be read, the defaults and one sentence saying why."""
+    try:
+        return Settings(), None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(f"{ENV_PREFIX}{part}".upper() for part in first["loc"]) or "the settings"
+        return Settings.model_construct(), f"{place}: {first['msg']}"

@@ -1,0 +1,114 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.api.metrics import OTHER_ROUTE, ROUTES, Metrics, route_label
+from tests.service.api.in_process import Client, serving
+from tests.tiny_bundle import POISON, tiny_example
+
+
+def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
+    """Good, invalid and failed samples are told apart, also when the whole request is refused."""
+    with serving(poisoned_path) as client:
+        assert client.metric('i2moe_samples_total{outcome="ok"}') == 0
+        client.predict({"instances": [tiny_example(), tiny_example(), {"labs": {"crea": "x"}}, {"labs": {"crea": POISON}}]})
+        client.post(json={"instances": [{}, {}]})
+        assert client.metric('i2moe_samples_total{outcome="ok"}') == 2
+        assert client.metric('i2moe_samples_total{outcome="invalid"}') == 3
+        assert client.metric('i2moe_samples_total{outcome="error"}') == 1
+        assert client.metric('i2moe_rejected_total{reason="INVALID_INPUT"}') == 1
+
+
+def test_times_and_batches_are_observed(tiny_path: Path) -> None:
+    """One request of three samples leaves one observation in each timing, and its size among the batches."""
+    with serving(tiny_path) as client:
+        client.predict({"instances": [tiny_example()] * 3})
+        assert client.metric("i2moe_queue_seconds_count") == 1
+        assert client.metric('i2moe_inference_seconds_count{provider="CPUExecutionProvider"}') == 1
+        assert client.metric("i2moe_preprocess_seconds_count") == 1
+        assert client.metric("i2moe_postprocess_seconds_count") == 1
+        assert client.metric("i2moe_batch_size_sum") == 3
+        assert client.metric("i2moe_queue_depth") == 0
+        assert client.metric('i2moe_request_duration_seconds_count{route="/predict",status="200"}') == 1
+        assert 'i2moe_request_duration_seconds_bucket{le="0.0005",' in client.get("/metrics").text
+
+
+def test_drift_is_observed(tiny_path: Path) -> None:
+    """Risks, expert weights and absent modalities are counted per sample."""
+    with serving(tiny_path) as client:
+        client.predict({"instances": [tiny_example(), {"labs": {"crea": 1}}]})  # risks 0.51 and 0.22
+        assert client.metric('i2moe_risk_bucket{le="0.2"}') == 0
+        assert client.metric('i2moe_risk_bucket{le="0.3"}') == 1
+        assert client.metric("i2moe_risk_count") == 2
+        assert client.metric('i2moe_expert_weight_sum{expert="synergy"}') == pytest.approx(0.4)
+        assert client.metric('i2moe_missing_modality_total{modality="history"}') == 1
+        assert client.metric('i2moe_missing_modality_total{modality="labs"}') == 0
+
+
+def test_the_served_model_is_named(client: Client) -> None:
+    """One gauge names the model by name, version, hash and provider; another says that it is ready."""
+    info = client.runtime.require_model().info
+    series = f'name="{info["name"]}",provider="{info["provider"]}",sha256="{info["sha256"]}",version="{info["version"]}"'
+    assert client.metric(f"i2moe_model_info{{{series}}}") == 1
+    assert client.metric("i2moe_ready") == 1
+
+
+def test_paths_that_nobody_serves_share_one_label(client: Client) -> None:
+    """A port scan does not grow the metrics."""
+    for i in range(20):
+        client.get(f"/scan/{i}")
+    text = client.get("/metrics").text
+    assert "/scan" not in text
+    assert client.metric(f'i2moe_request_duration_seconds_count{{route="{OTHER_ROUTE}",status="404"}}') >= 20
+
+
+def test_every_route_has_its_label(client: Client) -> None:
+    """Routes that are added get a label of their own, or this test fails."""
+    assert {route.path for route in client.app.routes} <= ROUTES  # type: ignore[attr-defined]
+    assert route_label("/predict") == "/predict"
+
+
+def test_two_applications_do_not_share_metrics() -> None:
+    """Each has its own registry."""
+    first, second = Metrics(), Metrics()
+    first.samples.labels("ok").inc()
+    assert b'i2moe_samples_total{outcome="ok"} 0.0' in second.render()
+
+
+WORKER = """
+import sys
+from service.api.metrics import Metrics, forget_this_process
+metrics = Metrics()
+metrics.samples.labels("ok").inc(2)
+metrics.ready.set(1)
+metrics.queue_depth.set(5)
+metrics.model_info.labels(name="tiny", version="1", sha256="0", provider="CPU").set(1)
+if "leaves" in sys.argv:
+    forget_this_process()
+"""
+SCRAPE = "from service.api.metrics import Metrics; m = Metrics(); m.ready.set(1); print(m.render().decode())"
+
+
+def play_workers(folder: Path, *workers: str) -> str:
+    """Run serving processes that end one after another, then scrape from another one; answers the exposition text."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    for worker in workers:
+        subprocess.run([sys.executable, "-c", WORKER, worker], env=environment, check=True)
+    scrape = subprocess.run([sys.executable, "-c", SCRAPE], env=environment, check=True, capture_output=True, text=True)
+    return scrape.stdout
+
+
+def test_several_processes_add_up(tmp_path: Path) -> None:
+    """With PROMETHEUS_MULTIPROC_DIR counters of all processes are added, and no series carries a process id.
+
+    Gauges of processes that left, or were killed, are gone.
+    """
+    text = play_workers(tmp_path, "leaves", "is killed")
+    assert 'i2moe_samples_total{outcome="ok"} 4.0' in text
+    assert "i2moe_ready 1.0" in text
+    assert "i2moe_queue_depth 0.0" in text
+    assert "pid=" not in text
+    assert "i2moe_model_info{" not in text

@@ -1,0 +1,19 @@
+"""Problems and the errors that carry them."""
+
+from service.bundle.errors import InvalidRecordError, Problem
+
+
+def test_a_problem_reads_as_place_and_sentence() -> None:
+    """A problem is told as its dotted place and a sentence; the record itself has a name too."""
+    problem = Problem(("crea",), "number_type", "must be a number")
+    assert str(problem.under("instances", 0, "labs")) == "instances.0.labs.crea: must be a number"
+    assert str(Problem((), "missing", "has no value")) == "record: has no value"
+
+
+def test_an_error_lists_its_problems_on_one_line() -> None:
+    """The message is one line of at most ten problems; all of them are kept."""
+    problems = [Problem((f"m{i}",), "missing", "is required") for i in range(12)]
+    error = InvalidRecordError(problems)
+    assert tuple(problems) == error.problems
+    assert str(InvalidRecordError(problems[:2])) == "m0: is required; m1: is required"
+    assert str(error).endswith("m9: is required; and 2 more")

@@ -1,0 +1,282 @@
+"""Running a bundle's graph with ONNX Runtime."""
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from service.bundle import predictor as module
+from service.bundle.errors import BundleError, InferenceError
+from service.bundle.manifest import Answer
+from service.bundle.output import OUTPUT_NAMES
+from service.bundle.predictor import CPU, REPLAY_TOLERANCE, Predictor, num_cuda_devices
+from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
+from tests.tiny_bundle import (
+    EXAMPLE_RISK,
+    POISON,
+    tiny_answer,
+    tiny_example,
+    tiny_graph,
+    tiny_manifest,
+    tiny_output,
+    tiny_reference,
+    write_tiny_bundle,
+)
+
+without_gpu = pytest.mark.skipif(num_cuda_devices() > 0, reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_tiny_bundle(tmp_path_factory.mktemp("predictor") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle: Bundle) -> Predictor:
+    return Predictor(bundle, provider="cpu")
+
+
+def some_arrays(num_rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Arrays with gaps for `num_rows` records."""
+    rng = np.random.default_rng(seed)
+    labs = rng.uniform([0.5, 110], [10, 170], (num_rows, 2)).astype(np.float32)
+    history = np.stack([rng.uniform(18, 100, num_rows), rng.integers(0, 2, num_rows)], axis=1).astype(np.float32)
+    labs[rng.random(labs.shape) < 0.2] = np.nan
+    return {"labs": labs, "history": history}
+
+
+def bundle_around(graph: onnx.ModelProto | bytes, folder: Path) -> Bundle:
+    """A bundle with the tiny manifest and another graph."""
+
+    def fill(staged: Path) -> None:
+        (staged / MODEL_FILE).write_bytes(graph if isinstance(graph, bytes) else graph.SerializeToString())
+        (staged / REFERENCE_FILE).write_text(json.dumps(tiny_reference()))
+
+    return write_bundle(folder, fill=fill, manifest=tiny_manifest)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 64])
+def test_any_number_of_records_is_answered(predictor: Predictor, num_rows: int) -> None:
+    """The batch axis is dynamic, answers are those of the formulas, and experts add up to the mixture."""
+    arrays = some_arrays(num_rows)
+    found, expected = predictor.run(arrays), tiny_output(**arrays)
+    for name in OUTPUT_NAMES:
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+        assert getattr(found, name).dtype == np.float32
+    mixed = (found.expert_weights[:, :, None] * found.expert_logits).sum(axis=1)
+    np.testing.assert_allclose(mixed, found.logits, atol=1e-5)
+
+
+def test_a_record_has_one_answer_in_any_batch(predictor: Predictor) -> None:
+    """Neighbours in a batch change nothing."""
+    arrays = some_arrays(7)
+    together = predictor.run(arrays)
+    for row in range(7):
+        alone = predictor.run({name: array[row : row + 1] for name, array in arrays.items()})
+        np.testing.assert_allclose(alone.prediction[0], together.prediction[row], atol=1e-6)
+
+
+def test_the_example_gets_its_known_answer(predictor: Predictor) -> None:
+    """The risk computed with a pencil is the risk served."""
+    arrays = predictor.manifest.features.encode_many([tiny_example()])
+    assert predictor.run(arrays).prediction[0, 1] == pytest.approx(EXAMPLE_RISK, abs=1e-6)
+    assert predictor.replay_example() < 1e-6
+
+
+@without_gpu
+@pytest.mark.parametrize("provider", ["auto", "cpu"])
+def test_a_machine_without_gpu_serves_on_the_cpu(bundle: Bundle, provider: module.ProviderChoice) -> None:
+    """Without a GPU the CPU answers, and the predictor says so."""
+    assert Predictor(bundle, provider=provider).provider == CPU
+
+
+@without_gpu
+def test_cuda_without_gpu_is_an_error(bundle: Bundle) -> None:
+    """Who asks for CUDA never gets the CPU silently."""
+    with pytest.raises(InferenceError, match=r"CUDA was asked for, but no GPU can be used \(0 devices seen\)"):
+        Predictor(bundle, provider="cuda")
+
+
+def test_devices_are_counted_by_the_driver() -> None:
+    """Counting GPUs never fails, with or without a driver."""
+    assert num_cuda_devices() >= 0
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"labs": np.zeros((1, 2), np.float32)},
+        {"labs": np.zeros((1, 3), np.float32), "history": np.zeros((1, 2), np.float32)},
+        {"labs": np.zeros((1, 2), np.float64), "history": np.zeros((1, 2), np.float32)},
+        {"labs": np.zeros((2, 2), np.float32), "history": np.zeros((1, 2), np.float32), "x": np.zeros(1, np.float32)},
+    ],
+    ids=["nothing", "one input", "width", "dtype", "unknown input"],
+)
+def test_arrays_that_do_not_fit_are_an_error(predictor: Predictor, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays other than the schema's are one inference error, not ONNX Runtime's own."""
+    with pytest.raises(InferenceError, match="the graph could not be run"):
+        predictor.run(arrays)
+
+
+def test_an_answer_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    """NaN never leaves the predictor."""
+    poisoned = Predictor(write_tiny_bundle(tmp_path / "bundle", poisoned=True), provider="cpu")
+    poisoned.replay_example()
+    with pytest.raises(InferenceError, match="not finite"):
+        poisoned.run({"labs": np.float32([[POISON, 140]]), "history": np.float32([[60, 0]])})
+
+
+@pytest.mark.parametrize("name", OUTPUT_NAMES)
+def test_replaying_notices_an_altered_answer(tmp_path: Path, name: str) -> None:
+    """A graph that answers its example differently from the export is not served."""
+    answer = tiny_answer().model_dump()
+    changed = np.array(answer[name])
+    changed.flat[-1] += 0.01
+    bundle = write_tiny_bundle(tmp_path / "bundle", answer=Answer.model_validate(answer | {name: changed.tolist()}))
+    with pytest.raises(InferenceError, match=r"answers 0\.0\d+ away from its recorded answer \(limit 0\.0001\)"):
+        Predictor(bundle, provider="cpu").replay_example()
+
+
+def test_replaying_allows_for_the_graphs_precision(bundle: Bundle) -> None:
+    """A half-precision graph may be off by what half precision is off by, and not by more."""
+    logits = (0.0, tiny_answer().logits[1] * (1 + REPLAY_TOLERANCE["fp16"] / 2))
+    example = bundle.manifest.example.model_copy(update={"answer": tiny_answer().model_copy(update={"logits": logits})})
+    predictor = Predictor(bundle, provider="cpu")
+    graph = bundle.manifest.graph.model_copy(update={"precision": "fp16"})
+    predictor.manifest = bundle.manifest.model_copy(update={"example": example, "graph": graph})
+    assert predictor.replay_example() == pytest.approx(REPLAY_TOLERANCE["fp16"] / 2, rel=0.01)
+    predictor.manifest = bundle.manifest.model_copy(update={"example": example})
+    with pytest.raises(InferenceError):
+        predictor.replay_example()
+
+
+def test_replaying_notices_another_shape(bundle: Bundle) -> None:
+    """A graph with another number of experts than its manifest says is found before it is served."""
+    answer = tiny_answer().model_copy(update={"expert_weights": (0.5, 0.5)})
+    predictor = Predictor(bundle, provider="cpu")
+    predictor.manifest = bundle.manifest.model_copy(
+        update={"example": bundle.manifest.example.model_copy(update={"answer": answer})}
+    )
+    with pytest.raises(InferenceError, match=r"expected expert_weights of shape \(2,\) for the bundle's example, found \(4,\)"):
+        predictor.replay_example()
+
+
+@pytest.mark.parametrize("graph", [b"", b"not a graph", tiny_graph().SerializeToString()[:-200]], ids=["empty", "text", "cut"])
+def test_a_damaged_graph_is_refused(tmp_path: Path, graph: bytes) -> None:
+    """A graph that ONNX Runtime cannot load is one sentence."""
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph") as caught:
+        Predictor(bundle_around(graph, tmp_path / "bundle"), provider="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def renamed_input(graph: onnx.ModelProto) -> None:
+    """The graph reads `lab`."""
+    graph.graph.input[0].name = "lab"
+    for node in graph.graph.node:
+        node.input[:] = ["lab" if name == "labs" else name for name in node.input]
+
+
+def fixed_batch(graph: onnx.ModelProto) -> None:
+    """The graph takes exactly one record."""
+    for tensor in graph.graph.input:
+        tensor.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def free_width(graph: onnx.ModelProto) -> None:
+    """The graph takes any number of columns."""
+    graph.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "columns"
+
+
+def unknown_shape(graph: onnx.ModelProto) -> None:
+    """The graph takes a number instead of records."""
+    tensor = graph.graph.input.add()
+    tensor.CopyFrom(onnx.helper.make_tensor_value_info("extra", TensorProto.FLOAT, []))
+
+
+def other_type(graph: onnx.ModelProto) -> None:
+    """The graph also reads doubles."""
+    tensor = graph.graph.input.add()
+    tensor.CopyFrom(onnx.helper.make_tensor_value_info("extra", TensorProto.DOUBLE, ["batch", 2]))
+
+
+def fewer_outputs(graph: onnx.ModelProto) -> None:
+    """The graph keeps its expert logits to itself."""
+    del graph.graph.output[3]
+
+
+def other_output_type(graph: onnx.ModelProto) -> None:
+    """The graph answers doubles."""
+    graph.graph.node.append(onnx.helper.make_node("Cast", ["scores"], ["as_double"], to=TensorProto.DOUBLE))
+    graph.graph.node[-2].output[0] = "unused"
+    graph.graph.node.append(onnx.helper.make_node("Identity", ["as_double"], ["prediction"]))
+    graph.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (renamed_input, r"expected a graph that reads .*'labs': .*found .*'lab': "),
+        (fixed_batch, r"reads .*\['batch', 2\].*found .*\[1, 2\]"),
+        (free_width, r"found .*\['batch', 'columns'\]"),
+        (unknown_shape, r"found .*'extra': 'tensor\(float\) \[\]'"),
+        (other_type, r"found .*'extra': \"tensor\(double\)"),
+        (fewer_outputs, "expected a graph that answers .*prediction, logits, expert_weights, expert_logits; found"),
+        (other_output_type, r"found .*'prediction': 'tensor\(double\)'"),
+    ],
+)
+def test_a_graph_that_breaks_the_contract_is_refused(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], words: str
+) -> None:
+    """Names, types, widths and the dynamic batch are compared with the manifest before anything is served."""
+    graph = tiny_graph()
+    change(graph)
+    with pytest.raises(BundleError, match=words):
+        Predictor(bundle_around(graph, tmp_path / "bundle"), provider="cpu")
+
+
+def test_threads_share_a_predictor(predictor: Predictor) -> None:
+    """Concurrent callers get their own answers."""
+    batches = [some_arrays(1 + seed % 5, seed) for seed in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(predictor.run, batches))
+    for arrays, answer in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(answer.prediction, tiny_output(**arrays).prediction, atol=1e-5)
+
+
+class FakeDriver:
+    """A CUDA driver that sees one GPU, or fails."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def cuInit(self, _: int) -> int:  # noqa: N802 - the driver's name
+        return self.status
+
+    def cuDeviceGetCount(self, count: "module.ctypes._CArgObject") -> int:  # noqa: N802 - the driver's name
+        count._obj.value = 1
+        return 0
+
+
+@pytest.mark.parametrize(("status", "expected"), [(0, 1), (100, 0)])
+def test_the_drivers_word_counts(monkeypatch: pytest.MonkeyPatch, status: int, expected: int) -> None:
+    """A driver that cannot start has no GPUs, whatever ONNX Runtime was built for."""
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda _: FakeDriver(status))
+    assert num_cuda_devices() == expected
+
+
+@without_gpu
+def test_an_unusable_gpu_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is a GPU but not its libraries, "auto" serves on the CPU with a warning and "cuda" is an error."""
+    monkeypatch.setattr(module.ctypes, "CDLL", lambda _: FakeDriver(0))
+    with caplog.at_level(logging.WARNING, "i2moe.predictor"):
+        assert Predictor(bundle, provider="auto").provider == CPU
+    assert "cannot load its CUDA libraries" in caplog.text
+    with pytest.raises(InferenceError, match="1 devices seen"):
+        Predictor(bundle, provider="cuda")
