@@ -125,12 +125,20 @@ def gradient_boosting(recipe: Recipe, dataset: Dataset) -> Matrix:
     model.fit(
         x,
         y,
-        eval_set=[(x_val, y_val)],
+        eval_X=x_val,
+        eval_y=y_val,
         eval_metric="binary_logloss",
         categorical_feature=categorical_columns(dataset),
         callbacks=[stop],
     )
     return np.asarray(model.predict_proba(x_test))
+
+
+def ece_by_chance(prediction: Matrix, dataset: Dataset, num_draws: int = 200) -> float:
+    """The ECE that the same predictions would get if they were perfectly calibrated: outcomes drawn from them."""
+    generator = np.random.default_rng(0)
+    draws = [(generator.random(len(prediction)) < prediction[:, 1]).astype(np.int64) for _ in range(num_draws)]
+    return float(np.mean([METRICS["ece"](prediction, outcome, dataset.task) for outcome in draws]))
 
 
 MODELS: dict[str, Callable[[Recipe, Dataset], Matrix]] = {
@@ -150,7 +158,8 @@ def measure(recipe_path: Path, seed: int) -> dict[str, dict[str, float]]:
         started = time.monotonic()
         prediction = model(recipe, dataset)
         seconds = round(time.monotonic() - started, 1)
-        results[name] = {m: round(METRICS[m](prediction, target, dataset.task), 4) for m in SHOWN} | {"seconds": seconds}
+        results[name] = {m: round(METRICS[m](prediction, target, dataset.task), 4) for m in SHOWN}
+        results[name] |= {"ece_chance": round(ece_by_chance(prediction, dataset), 4), "seconds": seconds}
         print(
             f"seed {seed}  {name:<20}" + "  ".join(f"{k} {v:.4f}" for k, v in results[name].items()), file=sys.stderr, flush=True
         )
@@ -163,7 +172,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("training/recipes/support2.toml"))
     args = parser.parse_args()
     runs = [measure(args.recipe, seed) for seed in args.seeds]
-    figures = (*SHOWN, "seconds")
+    figures = (*SHOWN, "ece_chance", "seconds")
     models = {
         name: {
             "mean": {f: round(float(np.mean([r[name][f] for r in runs])), 4) for f in figures},

@@ -105,7 +105,7 @@ def check_graph(model: onnx.ModelProto, schema: FeatureSchema) -> None:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"the graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    operators = {node.op_type for node in model.graph.node}
+    operators = {node.op_type for part in (model.graph, *model.functions) for node in part.node}
     if forbidden := sorted(operators & _FORBIDDEN_OPS):
         raise GraphError(f"the graph uses {', '.join(forbidden)}: random and control-flow operators cannot be served")
     wanted = [(modality.name, [BATCH, modality.width]) for modality in schema.modalities]

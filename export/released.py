@@ -9,10 +9,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
 from export.bundle import Material
@@ -21,8 +21,10 @@ from service.bundle.manifest import CalibrationInfo, ModelCard, TaskInfo, TaskKi
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.checkpoint import load_tensors
 from training.config import Config
+from training.data.config import ModalityName
 from training.model.build import ModelConfig, ReweightingConfig, build_model
 from training.model.mixture import I2MoE
+from training.recipe import NAME_PATTERN, sentence
 
 _FEATURE = "vector"
 
@@ -30,19 +32,19 @@ _FEATURE = "vector"
 class ReleasedConfig(Config):
     """config.json: what a released checkpoint does not record, by the names of the released command line."""
 
-    fusion: str
-    modalities: dict[str, int] = Field(min_length=2)  # name -> input columns, in the order of the uniqueness experts
-    hidden_dim: int
-    num_patches: int
-    num_layers_fus: int
-    num_heads: int
-    num_classes: int
-    hidden_dim_rw: int
-    num_layer_rw: int
-    temperature_rw: float = 1.0
+    fusion: Literal["transformer"]
+    modalities: dict[ModalityName, PositiveInt] = Field(min_length=2)  # name -> input columns, in expert order
+    hidden_dim: PositiveInt
+    num_patches: PositiveInt
+    num_layers_fus: PositiveInt
+    num_heads: PositiveInt
+    num_classes: PositiveInt
+    hidden_dim_rw: PositiveInt
+    num_layer_rw: PositiveInt
+    temperature_rw: float = Field(default=1.0, gt=0)
     regression: bool = False
     multilabel: bool = False
-    name: str = "released-i2moe"
+    name: str = Field(default="released-i2moe", pattern=NAME_PATTERN)
     version: str = "1.0.0"
     outcome: str = "outcome"
     training_mean: float = 0.0  # regression: what contributions are measured against
@@ -53,6 +55,10 @@ class ReleasedConfig(Config):
     def _labels_match(self) -> "ReleasedConfig":
         if self.labels and len(self.labels) != self.num_classes:
             raise ValueError(f"labels: expected {self.num_classes}, found {len(self.labels)}")
+        if self.regression and self.num_classes != 1:
+            raise ValueError(f"num_classes: expected 1 for regression, found {self.num_classes}")
+        if self.num_classes == 1 and not (self.regression or self.multilabel):
+            raise ValueError("num_classes: expected 2 or more, found 1; or regression = true")
         return self
 
     @property
@@ -66,15 +72,11 @@ class ReleasedConfig(Config):
 def load_released_config(path: Path) -> ReleasedConfig:
     """Read config.json. Raises `ExportError` naming every key that is missing or wrong."""
     try:
-        config = ReleasedConfig.model_validate_json(path.read_bytes(), strict=True)
+        return ReleasedConfig.model_validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise ExportError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']}" for p in error.errors())
-        raise ExportError(f"{path}: {told}") from None
-    if config.fusion != "transformer":
-        raise ExportError(f"{path}: fusion: expected transformer, found {config.fusion!r}")
-    return config
+        raise ExportError(f"{path}: {'; '.join(sentence(problem) for problem in error.errors())}") from None
 
 
 def load_released(checkpoint: Path, config: ReleasedConfig) -> I2MoE:

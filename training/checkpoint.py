@@ -93,6 +93,6 @@ def load_checkpoint(run: Path) -> Checkpoint:
         task = TaskInfo.model_validate(document["task"])
         model = build_model(recipe.model, schema, task)
         model.load_state_dict(document["weights"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        return Checkpoint(model.eval(), recipe, schema, task, document["provenance"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path}: does not rebuild a model: {str(error).splitlines()[0]}") from error
-    return Checkpoint(model.eval(), recipe, schema, task, document["provenance"])

@@ -14,6 +14,7 @@ from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricV
 from service.bundle.output import Output
 from service.bundle.tables import TableError, absent_columns, table_records
 from training.checkpoint import METRICS_FILE, Checkpoint
+from training.data.config import SplitConfig
 from training.data.dataset import encode_labels, encode_records, label_values, task_info
 from training.data.source import load_source
 from training.errors import DataError, RunError
@@ -67,7 +68,8 @@ def evaluate_rows(
 
 def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
     """Score another table that has the recipe's label and feature columns. Raises `DataError`."""
-    config = checkpoint.recipe.data.model_copy(update={"path": path.absolute()})
+    no_split = SplitConfig(validation=0.1, test=0.1)  # another file needs neither a split column nor groups
+    config = checkpoint.recipe.data.model_copy(update={"path": path.absolute(), "group": None, "split": no_split})
     source = load_source(config, Path())
     values = label_values(source.frame, config.label)
     if (found := task_info(config, values).labels) != checkpoint.task.labels:
@@ -85,8 +87,11 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
 def write_metrics(document: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class ObjectiveConfig(Config):
 def uniqueness_loss(logits_VBC: Tensor, modality: int) -> Tensor:
     """Losing its own modality is the negative, losing any other a positive.
 
-    L = 1/(n-1) sum_{j != i} mean_B max(|y0 - yj| - |y0 - yi| + 1, 0), Euclidean distances with PyTorch's 1e-6 offset
+    L = 1/(n-1) sum_{j != i} mean_B max(|y0 - yj| - |y0 - yi| + 1, 0), Euclidean distances with a 1e-7 offset
     (I2MoE section 3.2, nn.TripletMarginLoss). `modality` i counts from 0.
     """
     anchor_BC, negative_BC = logits_VBC[0], logits_VBC[modality + 1]
@@ -100,4 +100,5 @@ class PaperObjective:
         return Losses(total, task, interaction_E.detach())
 
     def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:
-        return F.cross_entropy(logits_BC, target_B, weight=self.class_weights_C, label_smoothing=self.config.label_smoothing)
+        weights_C = None if self.class_weights_C is None else self.class_weights_C.to(logits_BC.device)
+        return F.cross_entropy(logits_BC, target_B, weight=weights_C, label_smoothing=self.config.label_smoothing)

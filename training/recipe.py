@@ -16,11 +16,13 @@ from training.model.build import ModelConfig
 from training.objectives import ObjectiveConfig
 from training.train_config import TrainConfig
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 
 class Recipe(Config):
     """A complete run. Relative paths are relative to the recipe's own folder."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # the model's name: "support2-one-year-mortality"
+    name: str = Field(pattern=NAME_PATTERN)  # the model's name: "support2-one-year-mortality"
     version: str = "1.0.0"
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -51,10 +53,11 @@ def parse_recipe(document: Mapping[str, Any], name: str) -> Recipe:
         # By way of JSON, because pydantic's strict mode then takes arrays for tuples and strings for paths, nothing else.
         return Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{name}: {_sentence(problem)}" for problem in error.errors(include_url=False))) from None
+        raise RecipeError("\n".join(f"{name}: {sentence(problem)}" for problem in error.errors(include_url=False))) from None
 
 
-def _sentence(problem: Any) -> str:
+def sentence(problem: Any) -> str:
+    """A problem pydantic found, as the key, what was expected and what was found."""
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{place}: is not a key of this section"

@@ -94,8 +94,8 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
     dataset = load_dataset(recipe.data, folder, seed=recipe.train.seed, missing=recipe.model.missing)
     if resume and (out / CHECKPOINT_FILE).exists() and not (out / STATE_FILE).exists():
         raise RunError(f"{out}: this run is complete; nothing to resume")
-    _prepare_folder(recipe, out, resume=resume)
     trainer = make_trainer(recipe, dataset, out)
+    _prepare_folder(recipe, out, resume=resume)  # after all that can be wrong with a recipe, which leaves no folder then
     if resume:
         trainer.resume()
     show_progress(trainer.epochs(), recipe.train, first_epoch=trainer.state.next_epoch)

@@ -17,6 +17,7 @@ Metric = Callable[[Floats, Ints, TaskInfo], float]  # (prediction (N, C), target
 
 ECE_BINS = 15
 _EPS = 1e-7
+_MAX_DRAWS = 100  # per resample, before classes are found too rare for intervals
 
 
 def log_loss(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
@@ -130,7 +131,7 @@ def evaluate(
 
     Intervals are the bootstrap's quantiles moved so that its mean is the value itself: resampling biases some metrics
     (calibration errors most), and the quantiles alone would then miss the value. Resamples that lack a class are drawn
-    again, so every metric is defined on each.
+    again, so every metric is defined on each; no intervals are given where hardly any resample holds every class.
     """
     resamples = _resamples(target_N, num_bootstraps, seed)
     return {name: _with_interval(metric, prediction_NC, target_N, task, resamples) for name, metric in METRICS.items()}
@@ -139,11 +140,13 @@ def evaluate(
 def _resamples(target_N: Ints, count: int, seed: int) -> list[NDArray[np.intp]]:
     generator, num_classes = np.random.default_rng(seed), len(np.unique(target_N))
     resamples: list[NDArray[np.intp]] = []
-    while len(resamples) < count:
+    for _ in range(count * _MAX_DRAWS):
+        if len(resamples) == count:
+            return resamples
         rows = generator.integers(len(target_N), size=len(target_N))
         if len(np.unique(target_N[rows])) == num_classes:
             resamples.append(rows)
-    return resamples
+    return []
 
 
 def _with_interval(

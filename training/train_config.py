@@ -19,6 +19,6 @@ class TrainConfig(Config):
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # weight averaging; 0 evaluates the raw weights
     patience: int = Field(default=8, ge=1)  # stop after this many epochs without a better validation value
     selection: Literal["auroc", "auprc", "log_loss", "accuracy", "f1"] = "auroc"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     device: str = "auto"  # auto: the first GPU, else the CPU
     num_bootstraps: int = Field(default=1000, ge=0)  # for the metrics' confidence intervals

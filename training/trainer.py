@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, save_atomically
 from training.data.dataset import Dataset
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.inference import predict
 from training.model.build import expert_infos
 from training.model.mixture import I2MoE
@@ -75,15 +75,19 @@ class TrainingState:
             self.model.load_state_dict(document["model"])
             self.average.load_state_dict(document["average"])
             self.optimizer.load_state_dict(document["optimizer"])
-        except (KeyError, ValueError, RuntimeError) as error:
+            for name in ("next_epoch", "best_epoch", "best_value", "best_weights", "history"):
+                setattr(self, name, document[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{path}: belongs to another recipe: {str(error).splitlines()[0]}") from error
-        for name in ("next_epoch", "best_epoch", "best_value", "best_weights", "history"):
-            setattr(self, name, document[name])
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    """`auto` is the first GPU if there is one, else the CPU. Raises `RecipeError`."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    try:
+        return torch.empty(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
+        raise RecipeError(f"train.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 _FREE_OF_DECAY = ("position", "token", "missing", "bias")
@@ -139,7 +143,10 @@ class Trainer:
             self.state.restore(self.state_path)
 
     def epochs(self) -> Iterator[EpochRecord]:
-        """Train until the last epoch or until validation stops improving, telling each epoch once it is saved."""
+        """Train until the last epoch or until validation stops improving, telling each epoch once it is saved.
+
+        Raises `RunError` when training diverges.
+        """
         while self.state.next_epoch < self.config.epochs and not self._exhausted():
             record = self._run_epoch(self.state.next_epoch)
             self._remember(record)
@@ -147,9 +154,7 @@ class Trainer:
             yield record
 
     def best_model(self) -> I2MoE:
-        """The model with the weights that validated best, in evaluation mode, on the CPU. Raises `RunError`."""
-        if not self.state.best_weights:
-            raise RunError(f"no epoch gave a finite validation {self.config.selection}; lower train.learning_rate")
+        """The model with the weights that validated best, in evaluation mode, on the CPU."""
         model = copy.deepcopy(self.state.model).cpu()
         model.load_state_dict(self.state.best_weights)
         return model.eval()
@@ -184,7 +189,7 @@ class Trainer:
         """Linear warm-up, then a cosine to zero at the last epoch."""
         warmup, total = self.config.warmup_epochs * self.steps_per_epoch, self.config.epochs * self.steps_per_epoch
         if step < warmup:
-            return (step + 1) / warmup
+            return min(1.0, (step + 1) / warmup)
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
     def _average(self, averages: Any, currents: Any, num_averaged: Any) -> None:
@@ -198,6 +203,9 @@ class Trainer:
         arrays, target = self.dataset.part("validation")
         evaluated = self.state.average.module if self.config.ema_decay > 0 else self.state.model
         prediction = predict(evaluated, self.dataset.schema, arrays).prediction
+        if not np.isfinite(prediction).all():
+            rate = self.config.learning_rate
+            raise RunError(f"epoch {self.state.next_epoch + 1}: the model answers NaN; lower train.learning_rate ({rate:g})")
         return {name: metric(prediction, target, self.dataset.task) for name, metric in METRICS.items()}
 
     def _remember(self, record: EpochRecord) -> None:

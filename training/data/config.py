@@ -1,12 +1,23 @@
 """The [data] section of a recipe."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from service.bundle.manifest import RiskBand
 from training.config import Config
+
+
+def _check_modality_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name == "id":
+        raise ValueError("a modality's name holds letters, digits and _, starts with a letter and is not id")
+    return name
+
+
+ModalityName = Annotated[str, AfterValidator(_check_modality_name)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # scikit-learn takes no other
 
 
 class CodesConfig(Config):
@@ -40,6 +51,9 @@ class ModalityConfig(Config):
     def _has_features(self) -> "ModalityConfig":
         if not (self.columns or self.array):
             raise ValueError("names no feature: give numeric, categorical, codes, text or array")
+        names = [*self.columns, *([self.array.stem] if self.array else ())]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice; a feature belongs to a modality once")
         if unknown := set(self.units) - set(self.numeric):
             raise ValueError(f"units are given for {sorted(unknown)}, which are not numeric features of the modality")
         return self
@@ -55,7 +69,7 @@ class SplitConfig(Config):
 
     validation: float | None = Field(default=None, gt=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
-    seed: int | Literal["run"] = 0  # "run": the seed of the training run, so every seed has its own split
+    seed: Seed | Literal["run"] = 0  # "run": the seed of the training run, so every seed has its own split
     column: str | None = None
 
     @model_validator(mode="after")
@@ -84,7 +98,7 @@ class DataConfig(Config):
     exclude: tuple[str, ...] = ()  # columns that must never be features
     group: str | None = None  # rows of one group never fall on two sides of a split
     split: SplitConfig
-    modalities: dict[str, ModalityConfig] = Field(min_length=1)
+    modalities: dict[ModalityName, ModalityConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _source_and_columns(self) -> "DataConfig":

@@ -8,16 +8,18 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from service.bundle.errors import InvalidRecordError
+from service.bundle.features import UnfitValueError
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema, category_text, is_missing
 from service.bundle.tables import records_from_columns
 from training.data.config import DataConfig
-from training.data.fit import Columns, fit_schema, read_columns
+from training.data.fit import Columns, fit_schema, read_columns, sorted_categories
 from training.data.source import load_source
 from training.data.split import Rows, split_rows
-from training.errors import DataError
+from training.errors import DataError, RecipeError
 
 FloatArray = NDArray[np.float32]
 
@@ -44,12 +46,11 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     """Read, split, fit on the training rows, encode. `folder` is where the recipe lies. Raises `DataError`."""
     source = load_source(config, folder)
     values = label_values(source.frame, config.label)
-    task = task_info(config, values)
     columns = read_columns(source.frame, config.modalities, folder)
     usable, notes = _usable_rows(columns, source.frame.height, missing)
     frame, values = source.frame.filter(pl.Series(usable)), [v for v, keep in zip(values, usable, strict=True) if keep]
     columns = {m: {n: [v for v, keep in zip(c, usable, strict=True) if keep] for n, c in cs.items()} for m, cs in columns.items()}
-    target = encode_labels(values, config)
+    task, target = task_info(config, values), encode_labels(values, config)
     splits = split_rows(frame, target, config.split, group=config.group, seed=seed)
     schema = fit_schema(columns, config.modalities, splits["train"], missing)
     records = list(records_from_columns(columns, frame.height))
@@ -90,16 +91,19 @@ def _absent(value: Any) -> bool:
 def label_values(frame: pl.DataFrame, label: str) -> list[str]:
     """The label of every row, spelled as a category. Raises `DataError` when a row has none."""
     values = frame.get_column(label).to_list()
-    num_missing = sum(is_missing(value) for value in values)
+    num_missing = sum(is_missing(value) or str(value).strip().lower() == "nan" for value in values)
     if num_missing:
         raise DataError(f"label {label}: {num_missing} of {len(values)} rows have no value; expected a class in every row")
-    return [category_text(value) for value in values]
+    try:
+        return [category_text(value) for value in values]
+    except UnfitValueError as error:
+        raise DataError(f"label {label}: {error}") from error
 
 
 def _classes(config: DataConfig, values: list[str]) -> list[str]:
     """The label's distinct values in order; names given in the recipe fix the order when they are the values themselves."""
-    found = sorted(set(values), key=lambda v: (len(v), v) if v.lstrip("-").isdigit() else (1 << 30, v))
-    return list(config.labels) if set(config.labels) == set(found) else found
+    found = sorted_categories(values)
+    return list(config.labels) if set(config.labels) == set(found) else list(found)
 
 
 def task_info(config: DataConfig, values: list[str]) -> TaskInfo:
@@ -111,13 +115,16 @@ def task_info(config: DataConfig, values: list[str]) -> TaskInfo:
         raise DataError(f"label {config.label}: expected {expected or 'at least 2'} classes, found {len(classes)} ({found})")
     if config.task == "binary" and len(classes) != 2:
         raise DataError(f'label {config.label}: a binary task has 2 classes, found {len(classes)}; use task = "multiclass"')
-    return TaskInfo(
-        kind=config.task,
-        labels=config.labels or tuple(classes),
-        outcome=config.outcome or config.label.replace("_", " "),
-        threshold=config.threshold,
-        risk_bands=config.risk_bands,
-    )
+    try:
+        return TaskInfo(
+            kind=config.task,
+            labels=config.labels or tuple(classes),
+            outcome=config.outcome or config.label.replace("_", " "),
+            threshold=config.threshold,
+            risk_bands=config.risk_bands,
+        )
+    except ValidationError as error:
+        raise RecipeError(f"data: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
 
 
 def encode_labels(values: list[str], config: DataConfig) -> NDArray[np.int64]:

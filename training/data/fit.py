@@ -1,5 +1,6 @@
 """Fits a feature schema to training rows: ranges, vocabularies, word statistics."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from service.bundle.features import UnfitValueError, kind_of
 from service.bundle.schema import (
     ArrayFeature,
     CategoricalFeature,
@@ -26,6 +28,8 @@ from service.bundle.text import fit_tfidf
 from training.data.config import CodesConfig, ModalityConfig, TextConfig
 from training.data.split import Rows
 from training.errors import DataError
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 
 Columns = Mapping[str, Mapping[str, Sequence[Any]]]  # modality -> feature -> one value per row
 
@@ -61,11 +65,13 @@ def fit_schema(
     columns: Columns, modalities: Mapping[str, ModalityConfig], rows: Rows, missing: Literal["learned", "reject"]
 ) -> FeatureSchema:
     """The schema whose statistics are those of `rows` alone. Raises `DataError` for a feature without any value there."""
-    fitted = tuple(
-        Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows)))
-        for name, config in modalities.items()
-    )
-    return FeatureSchema(modalities=fitted, missing=missing)
+    fitted = []
+    for name, config in modalities.items():
+        try:
+            fitted.append(Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows))))
+        except UnfitValueError as error:
+            raise DataError(f"modality {name}: a training row {error}") from error
+    return FeatureSchema(modalities=tuple(fitted), missing=missing)
 
 
 def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, Sequence[Any]], rows: Rows) -> Iterable[Feature]:
@@ -79,7 +85,7 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, S
         values = seen(column)
         yield NumericFeature(name=column, unit=config.units.get(column), minimum=min(values), maximum=max(values))
     for column in config.categorical:
-        yield CategoricalFeature(name=column, vocabulary=_sorted_categories(seen(column)))
+        yield CategoricalFeature(name=column, vocabulary=sorted_categories(seen(column)))
     if config.codes is not None:
         yield _fit_codes(config.codes, seen(config.codes.column))
     if config.text is not None:
@@ -88,11 +94,11 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, S
         yield ArrayFeature(name=config.array.stem, shape=np.shape(columns[config.array.stem])[1:])
 
 
-def _sorted_categories(values: Iterable[Any]) -> tuple[str, ...]:
+def sorted_categories(values: Iterable[Any]) -> tuple[str, ...]:
     """Distinct categories, numbers in numeric order before words in alphabetical order."""
 
     def order(text: str) -> tuple[bool, float, str]:
-        is_number = text.lstrip("-").replace(".", "", 1).isdigit()
+        is_number = _NUMBER.fullmatch(text) is not None
         return (not is_number, float(text) if is_number else 0.0, text)
 
     return tuple(sorted({category_text(value) for value in values}, key=order))
@@ -106,7 +112,9 @@ def _fit_codes(config: CodesConfig, values: Iterable[Any]) -> CodesFeature:
     return CodesFeature(name=config.column, vocabulary=vocabulary, separator=config.separator)
 
 
-def _fit_text(config: TextConfig, values: Iterable[Any]) -> TextFeature:
+def _fit_text(config: TextConfig, values: Sequence[Any]) -> TextFeature:
+    if others := [value for value in values if not isinstance(value, str)]:
+        raise UnfitValueError("string_type", f"must hold text in column {config.column}, found {kind_of(others[0])}")
     idf = fit_tfidf(values, min_count=config.min_count, max_features=config.max_features)
     if not idf:
         raise DataError(f"column {config.column}: no word is found in at least {config.min_count} training rows")

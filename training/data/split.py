@@ -24,6 +24,7 @@ def split_rows(
     """
     if config.column is not None:
         splits = _by_column(frame.get_column(config.column))
+        _refuse_divided_groups(splits, _group_ids(frame, group), group)
     else:
         splits = _by_fractions(_group_ids(frame, group), target, config, seed)
     _check(splits, target)
@@ -35,6 +36,14 @@ def _by_column(column: pl.Series) -> dict[str, Rows]:
     if unknown := sorted(set(values.tolist()) - set(SPLITS)):
         raise DataError(f"split column {column.name}: expected {', '.join(SPLITS)}, found {', '.join(map(repr, unknown[:5]))}")
     return {name: np.flatnonzero(values == name) for name in SPLITS}
+
+
+def _refuse_divided_groups(splits: Mapping[str, Rows], groups: NDArray[np.int64], group: str | None) -> None:
+    split_of = np.full(groups.max() + 1, -1)
+    for number, rows in enumerate(splits.values()):
+        if (divided := np.isin(split_of[groups[rows]], (-1, number), invert=True)).any():
+            raise DataError(f"split: the split column puts {len(set(groups[rows][divided]))} groups of {group} into two splits")
+        split_of[groups[rows]] = number
 
 
 def _group_ids(frame: pl.DataFrame, group: str | None) -> NDArray[np.int64]:

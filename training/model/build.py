@@ -85,7 +85,7 @@ def _modality_encoder(config: ModelConfig, modality: Modality, missing: str) -> 
 def _encoder(config: ModelConfig, modality: Modality) -> Encoder:
     options = dict(config.encoders.get(modality.name) or config.encoders.get(DEFAULT) or {})
     kind = options.pop("kind", "feature")
-    if kind not in ENCODERS:
+    if not isinstance(kind, str) or kind not in ENCODERS:
         raise RecipeError(f"model.encoders.{modality.name}.kind: expected one of {', '.join(ENCODERS)}, found {kind!r}")
     encoder_class = ENCODERS[kind]
     try:

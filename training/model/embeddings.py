@@ -129,16 +129,17 @@ class DenseEmbedding(nn.Module):
 
     def fit(self, x_NF: Tensor) -> None:
         """Means per column and one standard deviation over all of them, from the training rows (N, F)."""
-        values = x_NF[:, self.columns]
-        self.mean.copy_(zero_nan(values.nanmean(dim=0)))
-        scale = (values - self.mean).square().nanmean().sqrt()
+        values = x_NF[:, self.columns].double()  # in float32 the mean of equal numbers is not always that number
+        mean = values.nanmean(dim=0)
+        scale = (values - mean).square().nanmean().sqrt()
+        self.mean.copy_(zero_nan(mean))
         self.scale.copy_(scale if scale > 0 else torch.ones(()))
 
     def forward(self, x_BF: Tensor) -> Tensor:
-        """(B, F) to (B, W); missing when the feature's first column is NaN."""
+        """(B, F) to (B, W); missing when all of the feature's columns are NaN."""
         values_BK = x_BF[:, self.columns]
         embedded_BW = self.linear(zero_nan((values_BK - self.mean) / self.scale))
-        return torch.where(torch.isnan(values_BK[:, :1]), self.missing, embedded_BW)
+        return torch.where(torch.isnan(values_BK).all(dim=1, keepdim=True), self.missing, embedded_BW)
 
 
 class TokenMLP(nn.Module):

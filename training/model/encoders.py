@@ -103,6 +103,7 @@ class PatchEncoder(Encoder):
 
     def fit(self, x_NF: Tensor) -> None:
         """Means and standard deviations of the columns; a constant column keeps scale 1."""
+        x_NF = x_NF.double()  # in float32 the mean of equal numbers is not always that number
         mean_F = x_NF.nanmean(dim=0)
         scale_F = (x_NF - mean_F).square().nanmean(dim=0).sqrt()
         self.mean_F.copy_(zero_nan(mean_F))

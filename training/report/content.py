@@ -80,7 +80,7 @@ def build_content(
     metrics = metric_rows(test.metrics, evaluations["validation"].metrics)
     return Content(
         recipe=recipe,
-        recipe_text=json.dumps(recipe.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        recipe_text=json.dumps(recipe.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False),
         task=task,
         notes=dataset.notes,
         target_heads=("mean", "standard deviation") if task.kind == "regression" else task.labels,

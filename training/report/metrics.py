@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from service.bundle.manifest import MetricValue
 from training.tasks import ECE_BINS, LOWER_IS_BETTER
 
-_TITLES = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}
+_TITLES = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score", "ece_debiased": "ECE, debiased"}
 _MEANINGS = {
     "auroc": "how well the ranking separates the classes; 0.5 is chance",
     "auprc": "average precision; chance is the share of the class",
     "brier": "mean squared error of the probabilities",
-    "ece": f"mean gap of stated and observed, {ECE_BINS} bins; chance, and resampling even more, push it up",
+    "ece": f"mean gap of stated probability and observed rate in {ECE_BINS} bins; chance adds to it",
+    "ece_debiased": "the same, less what chance adds",
     "accuracy": "share of rows with the right label",
     "f1": "balance of precision and recall",
     "log_loss": "mean negative log probability of the true label",
@@ -19,7 +20,7 @@ _MEANINGS = {
     "rmse": "root of the mean squared error",
     "r2": "share of the variance explained",
 }
-_HEADLINE, _NUM_HEADLINES = ("auroc", "auprc", "brier", "log_loss"), 4
+_HEADLINE, _NUM_HEADLINES = ("auroc", "auprc", "ece", "log_loss"), 4
 
 
 @dataclass(frozen=True, slots=True)

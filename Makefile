@@ -1,0 +1,75 @@
+# Everything runs in .venv, made by the first target that needs it. PYTHON must be 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/support2
+BUNDLE := bundles/support2
+PORT ?= 3000
+ACCELERATOR ?= cpu
+IMAGE ?= i2moe-service:$(ACCELERATOR)
+
+export BENTOML_DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format bench image bento constraints requirements clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed ## the environment, with pinned versions
+
+$(RUN)/report.html: | setup
+	$(BIN)/python -m training fit training/recipes/support2.toml --out $(RUN) --resume
+
+$(BUNDLE)/manifest.json: $(RUN)/report.html
+	rm -rf $(BUNDLE)
+	$(BIN)/python -m export $(RUN) --out $(BUNDLE)
+
+demo: setup $(BUNDLE)/manifest.json ## train on real patients, export, serve on :3000, explain one patient, keep serving
+	$(BIN)/python -m examples.demo --run $(RUN) --bundle $(BUNDLE) --port $(PORT)
+
+serve: setup $(BUNDLE)/manifest.json ## serve the demo's bundle
+	I2MOE_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
+
+test: setup ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup ## lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## accuracy against LightGBM and logistic regression; last line JSON
+	$(BIN)/python -m benchmarks.accuracy
+
+bento: setup ## a Bento (needs no network)
+	$(BIN)/bentoml build
+
+image: ## container image; ACCELERATOR=cpu or cuda
+	docker build --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) .
+
+constraints: ## pin what is installed in .venv now
+	@{ head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+requirements: ## pin the service's own environment, without torch, under constraints.txt
+	@rm -rf build/service-env && $(PYTHON) -m venv build/service-env
+	build/service-env/bin/pip install --quiet -c constraints.txt .
+	@{ head -n 2 requirements.txt; build/service-env/bin/pip freeze | grep -v '^i2moe'; } > requirements.new
+	@mv requirements.new requirements.txt && rm -rf build/service-env
+
+clean: ## remove runs, bundles and caches; .venv stays
+	rm -rf runs bundles build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -1,0 +1,98 @@
+"""The files around the code agree with it and with each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)$")
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(path: str) -> dict[str, str]:
+    """The pinned versions of a requirements file; every line that is not a comment must be a pin."""
+    lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+    matches = [PIN.match(line) for line in lines]
+    assert None not in matches
+    return {normal(match[1]): match[2] for match in matches if match}
+
+
+def dependencies() -> list[str]:
+    """The service's own dependencies, by name."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    return [normal(re.split(r"[\[<>=; ]", dependency)[0]) for dependency in project["dependencies"]]
+
+
+def test_the_services_environment_is_pinned_whole() -> None:
+    """requirements.txt pins every dependency of the service, at the versions of constraints.txt."""
+    service, everything = pins("requirements.txt"), pins("constraints.txt")
+    assert set(dependencies()) <= set(service)
+    assert {name: version for name, version in service.items() if everything.get(name) != version} == {}
+
+
+def test_the_services_environment_has_no_torch() -> None:
+    """Neither torch nor any other training library is installed with the service, and only one onnxruntime."""
+    service = set(pins("requirements.txt"))
+    assert service.isdisjoint({"torch", "onnx", "onnxscript", "scikit-learn", "scipy", "lightgbm", "onnxruntime"})
+
+
+def test_no_registry_is_named() -> None:
+    """Dependency files name packages, never hosts: which index serves them is the machine's business."""
+    for path in ("requirements.txt", "constraints.txt", "pyproject.toml", "Dockerfile", "Makefile", "bentofile.yaml"):
+        assert re.search(r"index[-_]url|https?://(?!127\.0\.0\.1)", Path(path).read_text()) is None, path
+
+
+def test_versions_agree() -> None:
+    """The changelog's newest released version is the package's, or everything is still unreleased."""
+    version = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", Path("CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert not released or released[0] == version
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """.ci/run calls the README's own commands and nothing of one machine."""
+    commands = [line for line in Path(".ci/run").read_text().splitlines() if line.startswith("make")]
+    assert commands == ["make check", "make test"]
+
+
+def test_dockerfile_is_safe_by_default() -> None:
+    """The image runs as a numeric non-root user, checks its health, and packs the service and its requirements only."""
+    text = Path("Dockerfile").read_text()
+    assert re.search(r"^USER [1-9]\d*$", text, flags=re.MULTILINE)
+    assert "HEALTHCHECK" in text
+    copied = re.findall(r"^COPY (?!--from)(\S+)", text, flags=re.MULTILINE)
+    assert copied == ["requirements.txt", "service"]
+
+
+def test_bentofile_packs_the_service_alone() -> None:
+    """The Bento holds the service and its pinned requirements, and is built without locking, so without a network."""
+    bento = yaml.safe_load(Path("bentofile.yaml").read_text())
+    assert bento["include"] == ["service/**/*.py", "service/py.typed", "requirements.txt"]
+    assert bento["python"] == {"requirements_txt": "requirements.txt", "lock_packages": False}
+
+
+@pytest.mark.slow
+def test_a_bento_is_built_without_a_network(tmp_path: Path) -> None:
+    """`bentoml build` works where no index can be reached, and packs exactly the service."""
+    environment = {
+        "BENTOML_HOME": str(tmp_path),
+        "BENTOML_DO_NOT_TRACK": "1",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "UV_OFFLINE": "1",
+        "PIP_NO_INDEX": "1",
+        "HOME": str(tmp_path),
+    }
+    command = [sys.executable, "-m", "bentoml", "build", "--output", "tag"]
+    built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert built.returncode == 0, built.stderr
+    source = next(tmp_path.glob("bentos/i2moe-service/*/src"))
+    packed = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    assert packed == {str(path) for path in Path("service").rglob("*.py")}
