@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=3000)
     parser.add_argument("--once", action="store_true", help="stop after the answer")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the server also when we are told to stop
     record, outcome = unseen_patient(args.run, args.patient)
     url = f"http://127.0.0.1:{args.port}"
     server = start_server(args.bundle, args.port)

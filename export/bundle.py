@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from export.graph import build_graph, graph_info, save_graph
 from export.verify import verify
@@ -29,7 +30,8 @@ from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
 from service.bundle.schema import FeatureSchema
 from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
-from training.checkpoint import load_checkpoint
+from training.checkpoint import METRICS_FILE, Checkpoint, load_checkpoint
+from training.errors import RunError
 from training.evaluation import calibration_info, read_metrics
 from training.model.build import expert_infos
 from training.model.mixture import I2MoE
@@ -59,6 +61,13 @@ class Material:
 def run_material(run: Path) -> Material:
     """The material of a finished run folder. Raises `RunError`."""
     checkpoint, document = load_checkpoint(run), read_metrics(run)
+    try:
+        return _material(checkpoint, document)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"{run / METRICS_FILE}: is damaged ({str(error).splitlines()[0]})") from error
+
+
+def _material(checkpoint: Checkpoint, document: Mapping[str, Any]) -> Material:
     splits = document["splits"]
     return Material(
         model=checkpoint.model,
@@ -78,25 +87,25 @@ def run_material(run: Path) -> Material:
 
 def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bundle:
     """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind."""
-    graph = build_graph(material.model, material.schema)
-    info = graph_info(graph, target=target)
     verified: dict[str, Any] = {}
 
     def fill(folder: Path) -> None:
+        graph = build_graph(material.model, material.schema)
+        info = graph_info(graph, target=target)
         save_graph(graph, folder / MODEL_FILE)
         (folder / REFERENCE_FILE).write_text(json.dumps(material.reference, indent=1) + "\n")
-        draft = _manifest(material, info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
+        draft = _manifest(material, graph=info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
         predictor = Predictor(Bundle(folder, draft), provider="cpu")
-        verified["parity"] = verify(predictor, material.model, material.schema)
-        verified["answer"] = _answer(predictor, material)
+        parity = verify(predictor, material.model, material.schema)
+        verified.update(graph=info, parity=parity, answer=_answer(predictor, material))
 
     def manifest(files: dict[str, FileInfo]) -> Manifest:
-        return _manifest(material, info, files=files, **verified)
+        return _manifest(material, files=files, **verified)
 
     return write_bundle(out, fill=fill, manifest=manifest)
 
 
-def _manifest(material: Material, graph: GraphInfo, *, files: dict[str, FileInfo], parity: Parity, answer: Answer) -> Manifest:
+def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo], parity: Parity, answer: Answer) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         name=material.name,

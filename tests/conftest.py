@@ -1,3 +1,8 @@
+import os
+
+# Before any test module imports onnxruntime: it reports usage to its maker unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from pathlib import Path
 
 import pytest

@@ -1,11 +1,15 @@
-"""`python -m training fit RECIPE.toml --out RUN` and `python -m training evaluate RUN [--data FILE]`."""
+"""`python -m training fit RECIPE.toml --out RUN`, `evaluate RUN [--data FILE]`, `sweep RECIPE.toml --vary ... --out DIR`."""
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.recipe import Recipe
 
 _INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 
@@ -21,6 +25,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="metrics of a run, or of a run's model on another file")
     evaluate.add_argument("run", type=Path)
     evaluate.add_argument("--data", type=Path, help="csv, csv.gz or parquet with the label and feature columns")
+    sweep = commands.add_parser("sweep", help="a grid of runs over one recipe, resumed where it stopped; one table")
+    sweep.add_argument("recipe", type=Path)
+    sweep.add_argument("--vary", action="append", required=True, metavar="SECTION.KEY=A,B,...", help="may be repeated")
+    sweep.add_argument("--seeds", default="0", metavar="0,1,2")
+    sweep.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
+    sweep.add_argument("--out", type=Path, required=True, help="folder of the runs, table.csv and table.html")
     return parser
 
 
@@ -49,19 +59,32 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"written to {out}")
 
 
+def _sweep(args: argparse.Namespace) -> None:
+    from training.run import fit
+    from training.sweep import parse_grid, parse_seeds, sweep
+
+    def fit_or_resume(recipe: "Recipe", folder: Path, out: Path) -> None:
+        print(f"run {out.name}", file=sys.stderr)
+        fit(recipe, folder, out, resume=True)
+
+    table = sweep(args.recipe, parse_grid(args.vary), parse_seeds(args.seeds), args.out, fit_or_resume, overrides=args.overrides)
+    print(table.read_text(), end="")
+    print(f"written to {table} and {table.with_suffix('.html').name} beside it")
+
+
 def _print_metrics(splits: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     for split, metrics in splits.items():
         print(f"{split}:")
         for name, m in metrics.items():
             interval = f"  (95 % interval {m['low']:.4f} to {m['high']:.4f})" if "low" in m else ""
-            print(f"  {name:<9} {m['value']:.4f}{interval}")
+            print(f"  {name:<12} {m['value']:.4f}{interval}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit status. A user's mistake is one line on standard error per problem."""
     args = _parser().parse_args(arguments)
     try:
-        {"fit": _fit, "evaluate": _evaluate}[args.command](args)
+        {"fit": _fit, "evaluate": _evaluate, "sweep": _sweep}[args.command](args)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

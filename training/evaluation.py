@@ -18,6 +18,7 @@ from training.data.config import SplitConfig
 from training.data.dataset import encode_labels, encode_records, label_values, task_info
 from training.data.source import load_source
 from training.errors import DataError, RunError
+from training.files import write_text
 from training.inference import predict
 from training.model.build import expert_infos
 from training.tasks import evaluate
@@ -86,12 +87,7 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
 
 def write_metrics(document: Mapping[str, Any], path: Path) -> None:
     """Write JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(json.dumps(document, indent=1) + "\n", path)
 
 
 def read_metrics(run: Path) -> dict[str, Any]:
@@ -103,4 +99,6 @@ def read_metrics(run: Path) -> dict[str, Any]:
         raise RunError(f"{path}: no such file; expected a folder of a finished python -m training fit") from None
     except ValueError as error:
         raise RunError(f"{path}: is damaged ({error})") from error
+    if not isinstance(document, dict) or not isinstance(document.get("splits"), dict):
+        raise RunError(f"{path}: is damaged (expected the metrics of splits)")
     return document

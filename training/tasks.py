@@ -134,7 +134,7 @@ def evaluate(
     again, so every metric is defined on each; no intervals are given where hardly any resample holds every class.
     """
     resamples = _resamples(target_N, num_bootstraps, seed)
-    return {name: _with_interval(metric, prediction_NC, target_N, task, resamples) for name, metric in METRICS.items()}
+    return {name: _with_interval(name, prediction_NC, target_N, task, resamples) for name in METRICS}
 
 
 def _resamples(target_N: Ints, count: int, seed: int) -> list[NDArray[np.intp]]:
@@ -150,11 +150,19 @@ def _resamples(target_N: Ints, count: int, seed: int) -> list[NDArray[np.intp]]:
 
 
 def _with_interval(
-    metric: Metric, prediction_NC: Floats, target_N: Ints, task: TaskInfo, resamples: list[NDArray[np.intp]]
+    name: str, prediction_NC: Floats, target_N: Ints, task: TaskInfo, resamples: list[NDArray[np.intp]]
 ) -> MetricValue:
+    metric = METRICS[name]
     value = metric(prediction_NC, target_N, task)
     if not resamples:
         return MetricValue(value=value)
     drawn = np.array([metric(prediction_NC[rows], target_N[rows], task) for rows in resamples])
     low, high = np.quantile(drawn, [0.025, 0.975]) + value - drawn.mean()
-    return MetricValue(value=value, low=max(0.0, float(low)), high=float(high))
+    return MetricValue(value=value, low=max(0.0, float(low)), high=min(_largest(name, task), float(high)))
+
+
+def _largest(name: str, task: TaskInfo) -> float:
+    """The largest value a metric can have."""
+    if name == "log_loss":
+        return np.inf
+    return 2.0 if name == "brier" and len(task.labels) > 2 else 1.0

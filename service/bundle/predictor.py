@@ -6,8 +6,12 @@ that have none and silently falls back to the CPU.
 
 import ctypes
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
+
+# ONNX Runtime's builds report usage to their maker unless told not to before the import. A hospital's must not.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime as ort

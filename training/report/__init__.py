@@ -12,6 +12,7 @@ import jinja2
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation
+from training.files import write_text
 from training.report.content import Content, build_content
 
 __all__ = ["write_report"]
@@ -30,13 +31,7 @@ def write_report(
 
     `evaluations` holds "validation" and "test", `history` one entry per epoch.
     """
-    page = _render(build_content(checkpoint, dataset, evaluations, history))
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(_render(build_content(checkpoint, dataset, evaluations, history)), path)
 
 
 def _render(content: Content) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -280,3 +283,11 @@ def test_an_unusable_gpu_is_told(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
     assert "cannot load its CUDA libraries" in caplog.text
     with pytest.raises(InferenceError, match="1 devices seen"):
         Predictor(bundle, provider="cuda")
+
+
+def test_importing_the_predictor_turns_telemetry_off() -> None:
+    """ONNX Runtime is told not to report usage before it is imported, in whatever process imports the predictor."""
+    program = "import os; import service.bundle.predictor; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "1"

@@ -71,7 +71,7 @@ def test_columns_hold_what_the_table_says(tmp_path: Path) -> None:
     write_data(tmp_path)
     dataset = load(tmp_path, rich=True)
     table = small_table()
-    labs, person, papers, signal = dataset.schema.modalities
+    _, person, papers, signal = dataset.schema.modalities
     crea = [float(v) if v is not None else np.nan for v in table["crea"]]
     np.testing.assert_array_equal(dataset.arrays["labs"][:, 0], np.array(crea, np.float32))
     ward = person.features[2]
@@ -87,7 +87,6 @@ def test_columns_hold_what_the_table_says(tmp_path: Path) -> None:
     assert {"chronic", "kidney", "healthy"} <= set(note.vocabulary)
     assert signal.features[0].name == "signal"
     np.testing.assert_array_equal(dataset.arrays["signal"], small_signal().reshape(len(table), -1))
-    assert (0, 1) == (labs.features[0].minimum <= np.nanmin(dataset.arrays["labs"]), 1)  # type: ignore[union-attr]
 
 
 def test_an_array_of_any_rank_becomes_columns(tmp_path: Path) -> None:
@@ -123,7 +122,15 @@ def test_statistics_come_from_training_rows_alone(tmp_path: Path) -> None:
     before = load(tmp_path, rich=True)
     held_out = np.concatenate([before.splits["validation"], before.splits["test"]])
     table, signal = small_table(), small_signal()
-    strange = {"crea": "99999", "sod": "-5", "age": "300", "sex": "unknown", "ward": "99", "codes": "X|X2|X3", "note": "zebra zebra"}
+    strange = {
+        "crea": "99999",
+        "sod": "-5",
+        "age": "300",
+        "sex": "unknown",
+        "ward": "99",
+        "codes": "X|X2|X3",
+        "note": "zebra zebra",
+    }
     for column, value in strange.items():
         values = table[column].to_list()
         for row in held_out:
@@ -323,5 +330,5 @@ def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no rows"):
         load(tmp_path)
     (tmp_path / "table.xlsx").write_bytes(b"PK")
-    with pytest.raises(DataError, match="expected a file ending in .csv"):
+    with pytest.raises(DataError, match=r"expected a file ending in .csv"):
         load(tmp_path, {"data.path": "table.xlsx"})

@@ -1,0 +1,38 @@
+import re
+
+import pytest
+
+from training.progress import epoch_line, show_progress
+from training.train_config import TrainConfig
+from training.trainer import EpochRecord
+
+RECORD = EpochRecord(2, 0.75, 0.5, {"unique:a": 0.2, "synergy": 0.4}, {"auroc": 0.8, "log_loss": 0.6, "f1": 0.7})
+
+
+def test_an_epoch_is_one_line_with_its_values() -> None:
+    """Losses, mean interaction loss, the selection metric first."""
+    line = epoch_line(RECORD, TrainConfig(selection="f1"))
+    assert line == "loss 0.7500  task 0.5000  interaction 0.3000  validation f1 0.7000  auroc 0.8000  log_loss 0.6000"
+
+
+def test_without_interaction_losses_none_is_told() -> None:
+    """A run on the task alone does not divide by nothing."""
+    line = epoch_line(EpochRecord(0, 0.5, 0.5, {}, RECORD.validation), TrainConfig())
+    assert "interaction" not in line
+
+
+def test_away_from_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard error gets one line per epoch, standard output nothing."""
+    show_progress(iter([RECORD, RECORD]), TrainConfig(epochs=5), first_epoch=2)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.findall(r"^epoch 3/5  loss", told.err, re.MULTILINE) == ["epoch 3/5  loss"] * 2
+
+
+def test_on_a_terminal_epochs_move_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal gets a bar that starts where a resumed run starts."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    show_progress(iter([RECORD]), TrainConfig(epochs=3), first_epoch=2)
+    told = capsys.readouterr().err
+    assert "3/3" in told
+    assert "auroc 0.8000" in told

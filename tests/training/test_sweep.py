@@ -1,0 +1,100 @@
+"""Sweeps: the grid, what is run again and what is not, and the table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from training.errors import RecipeError
+from training.recipe import Recipe
+from training.sweep import Setting, parse_grid, parse_seeds, sweep
+
+RECIPE = Path("training/recipes/support2.toml")
+
+
+class CountingFit:
+    """Stands for a training run: writes metrics that are known by hand, and remembers what it was asked to run."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.ran: list[tuple[float, int]] = []
+        self.stop_after = stop_after
+
+    def __call__(self, recipe: Recipe, folder: Path, out: Path) -> None:
+        if len(self.ran) == self.stop_after:
+            raise KeyboardInterrupt
+        weight, seed = recipe.objective.interaction_weight, recipe.train.seed
+        self.ran.append((weight, seed))
+        out.mkdir(parents=True)
+        metrics = {"auroc": {"value": 0.5 + weight + 0.1 * seed}}
+        (out / "metrics.json").write_text(json.dumps({"splits": {"test": {"metrics": metrics}}}))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_grid_is_every_combination() -> None:
+    """Two --vary arguments of two values each make four settings, in the order written."""
+    grid = parse_grid(["objective.interaction_weight=0.1,0.2", "train.epochs=1,2"])
+    assert [setting.overrides for setting in grid] == [
+        ["objective.interaction_weight=0.1", "train.epochs=1"],
+        ["objective.interaction_weight=0.1", "train.epochs=2"],
+        ["objective.interaction_weight=0.2", "train.epochs=1"],
+        ["objective.interaction_weight=0.2", "train.epochs=2"],
+    ]
+
+
+def test_folders_say_what_they_hold() -> None:
+    """A run's folder name holds the varied values and the seed, without characters that file systems dislike."""
+    assert Setting((("objective.masking", '"zero"'),)).folder(3) == "objective.masking-zero-_seed-3"
+
+
+@pytest.mark.parametrize("argument", ["objective.masking", "train.epochs=", "train.epochs=1,,2"])
+def test_a_bad_axis_is_refused(argument: str) -> None:
+    """An axis without values is an error that says what was expected."""
+    with pytest.raises(RecipeError, match=r"expected section\.key=value,value"):
+        parse_grid([argument])
+
+
+def test_a_key_varied_twice_is_refused() -> None:
+    """The same key in two axes would let one of them silently win."""
+    with pytest.raises(RecipeError, match=r"twice: train\.epochs"):
+        parse_grid(["train.epochs=1", "train.epochs=2"])
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "0.5"])
+def test_bad_seeds_are_refused(text: str) -> None:
+    """Seeds are whole numbers."""
+    with pytest.raises(RecipeError, match="expected whole numbers"):
+        parse_seeds(text)
+
+
+def test_the_table_has_means_and_deviations(tmp_path: Path) -> None:
+    """One row per setting with mean and standard deviation over its seeds, as csv and as html."""
+    path = sweep(RECIPE, parse_grid(["objective.interaction_weight=0.1,0.2"]), [0, 1], tmp_path, CountingFit())
+    first, second = table(path)
+    assert first == {"objective.interaction_weight": "0.1", "seeds": "2", "auroc mean": "0.6500", "auroc std": "0.0707"}
+    assert second["auroc mean"] == "0.7500"
+    assert "<td>0.7500</td>" in (tmp_path / "table.html").read_text()
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """Runs that are finished are not run again; the table comes out as if nothing had happened."""
+    grid = parse_grid(["objective.interaction_weight=0.1,0.2"])
+    with pytest.raises(KeyboardInterrupt):
+        sweep(RECIPE, grid, [0, 1], tmp_path, CountingFit(stop_after=3))
+    rest = CountingFit()
+    path = sweep(RECIPE, grid, [0, 1], tmp_path, rest)
+    assert rest.ran == [(0.2, 1)]
+    assert [row["seeds"] for row in table(path)] == ["2", "2"]
+
+
+def test_nothing_starts_when_one_setting_is_wrong(tmp_path: Path) -> None:
+    """Every recipe of the grid is checked before the first run."""
+    fit = CountingFit()
+    with pytest.raises(RecipeError, match=r"interaction_weight"):
+        sweep(RECIPE, parse_grid(["objective.interaction_weight=0.1,-1"]), [0], tmp_path, fit)
+    assert fit.ran == []

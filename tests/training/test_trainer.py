@@ -1,0 +1,291 @@
+import copy
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from service.bundle.features import NumericFeature
+from service.bundle.schema import FeatureSchema, Modality
+from tests.training import small_model
+from tests.training.small_data import recipe, write_data
+from training.checkpoint import STATE_FILE, load_document, save_atomically
+from training.data.dataset import Dataset, load_dataset
+from training.errors import RecipeError, RunError
+from training.inference import predict
+from training.run import make_trainer
+from training.trainer import Trainer, choose_device, hide_modalities, parameter_groups
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset(recipe().data, write_data(tmp_path_factory.mktemp("data")), seed=0)
+
+
+def trainer(dataset: Dataset, run: Path, changes: dict[str, Any] | None = None) -> Trainer:
+    run.mkdir(exist_ok=True)
+    return make_trainer(recipe(changes), dataset, run)
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return trainer.state.model.state_dict()
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_run_continues_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
+    """Four epochs straight, or two, a new process and two more: the same weights, average and history."""
+    changes = {"train.epochs": 4, "model.modality_dropout": 0.2}
+    straight = trainer(dataset, tmp_path / "straight", changes)
+    records = list(straight.epochs())
+    stopped = trainer(dataset, tmp_path / "stopped", changes)
+    epochs = stopped.epochs()
+    next(epochs), next(epochs)
+    epochs.close()
+    torch.rand(7)  # whatever happens in between
+    resumed = trainer(dataset, tmp_path / "stopped", changes)
+    resumed.resume()
+    assert [record.epoch for record in resumed.epochs()] == [2, 3]
+    assert equal(weights(straight), weights(resumed))
+    assert equal(straight.best_model().state_dict(), resumed.best_model().state_dict())
+    assert equal(straight.state.average.state_dict(), resumed.state.average.state_dict())
+    assert straight.state.history == resumed.state.history
+    assert straight.state.best_epoch == resumed.state.best_epoch
+    assert [entry["epoch"] for entry in straight.state.history] == [r.epoch for r in records] == [0, 1, 2, 3]
+
+
+def test_resume_without_a_state_starts_anew(dataset: Dataset, tmp_path: Path) -> None:
+    """A run that never finished an epoch has nothing to continue from."""
+    fresh = trainer(dataset, tmp_path)
+    fresh.resume()
+    assert fresh.state.next_epoch == 0
+
+
+def test_the_seed_decides_everything(dataset: Dataset, tmp_path: Path) -> None:
+    """The same seed gives the same weights, another seed others."""
+    first, again, other = (trainer(dataset, tmp_path / str(i), {"train.seed": seed}) for i, seed in enumerate((5, 5, 6)))
+    for each in (first, again, other):
+        next(each.epochs())
+    assert equal(weights(first), weights(again))
+    assert not equal(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("how", ["another model", "no optimizer", "no history", "not a state"])
+def test_a_state_that_does_not_fit_is_told(dataset: Dataset, tmp_path: Path, how: str) -> None:
+    """A training state of another model, or damaged, is refused in one line."""
+    first = trainer(dataset, tmp_path, {"model.hidden_dim": 4} if how == "another model" else None)
+    next(first.epochs())
+    document = load_document(tmp_path / STATE_FILE)
+    if how.startswith("no "):
+        del document[how.removeprefix("no ")]
+        save_atomically(document, tmp_path / STATE_FILE)
+    elif how == "not a state":
+        (tmp_path / STATE_FILE).write_bytes(b"lost")
+    with pytest.raises(RunError, match=r"belongs to another recipe: |is damaged") as error:
+        trainer(dataset, tmp_path).resume()
+    assert "\n" not in str(error.value)
+
+
+def test_training_stops_when_validation_no_longer_improves(dataset: Dataset, tmp_path: Path) -> None:
+    """`patience` epochs without a better value end the run, the weights are those of the best epoch, resume adds nothing."""
+    changes = {"train.epochs": 60, "train.patience": 3, "train.selection": "log_loss", "train.learning_rate": 0.05,
+               "train.ema_decay": 0.0}  # fmt: skip
+    early = trainer(dataset, tmp_path, changes)
+    records = list(early.epochs())
+    losses = [record.validation["log_loss"] for record in records]
+    assert len(records) < 60
+    assert early.state.best_epoch == int(np.argmin(losses)) == len(records) - 1 - 3
+    assert early.state.best_value == min(losses)
+    arrays, target = dataset.part("validation")
+    best = predict(early.best_model(), dataset.schema, arrays).prediction
+    assert -np.log(best[np.arange(len(target)), target]).mean() == pytest.approx(min(losses), abs=1e-5)
+    again = trainer(dataset, tmp_path, changes)
+    again.resume()
+    assert list(again.epochs()) == []
+
+
+def test_history_tells_losses_and_validation(dataset: Dataset, tmp_path: Path) -> None:
+    """Each epoch has its loss, the experts' interaction losses by name and every metric; none without interaction losses."""
+    record = next(trainer(dataset, tmp_path / "a").epochs())
+    assert list(record.interaction) == ["unique:labs", "unique:person", "synergy", "redundancy"]
+    mean = sum(record.interaction.values()) / 4
+    assert record.loss == pytest.approx(record.task_loss + 0.05 * mean, abs=1e-5)
+    assert {"auroc", "log_loss", "brier", "accuracy"} <= set(record.validation)
+    plain = next(trainer(dataset, tmp_path / "b", {"objective.interaction_weight": 0}).epochs())
+    assert plain.interaction == {}
+    assert plain.loss == pytest.approx(plain.task_loss)
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(dataset: Dataset, tmp_path: Path) -> None:
+    """Linear over the warm-up, 1 at its end, 0.5 halfway through the rest, towards 0 at the last step."""
+    steps = trainer(dataset, tmp_path, {"train.epochs": 9, "train.warmup_epochs": 1, "train.batch_size": 18})
+    assert steps.steps_per_epoch == 4
+    found = [steps._schedule(step) for step in range(36)]
+    assert found[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert found[4] == 1.0
+    assert found[20] == pytest.approx(0.5)
+    assert found[35] == pytest.approx(0.5 * (1 + math.cos(math.pi * 31 / 32)))
+    assert all(a >= b for a, b in itertools.pairwise(found[4:]))
+
+
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.3, 1.3, 50])
+def test_the_learning_rate_never_exceeds_its_setting(dataset: Dataset, tmp_path: Path, warmup: float) -> None:
+    """Warm-ups of a part of a step, or longer than the run, keep the factor between 0 and 1."""
+    steps = trainer(dataset, tmp_path, {"train.epochs": 3, "train.warmup_epochs": warmup})
+    assert all(0 < steps._schedule(step) <= 1 for step in range(3 * steps.steps_per_epoch))
+
+
+def test_the_optimizer_follows_the_schedule(dataset: Dataset, tmp_path: Path) -> None:
+    """After an epoch of warm-up every parameter group has the full learning rate."""
+    first = trainer(dataset, tmp_path)
+    next(first.epochs())
+    assert {group["lr"] for group in first.state.optimizer.param_groups} == {0.01}
+
+
+def test_weight_averages_follow_the_formula(dataset: Dataset, tmp_path: Path) -> None:
+    """average += (1 - decay) (weights - average), decay = min(ema_decay, (1 + steps) / (10 + steps)), from the first step on."""
+    kept = trainer(dataset, tmp_path, {"train.ema_decay": 0.3, "train.batch_size": 12})
+    name, rows = "reweighting.mlp.0.weight", torch.arange(12)
+    average = None
+    for step in range(6):
+        kept.state.model.train()
+        kept._step(rows, step)
+        now = weights(kept)[name].clone()
+        decay = min(0.3, (1 + step) / (10 + step))
+        average = now if average is None else average + (1 - decay) * (now - average)
+        torch.testing.assert_close(kept.state.average.module.state_dict()[name], average)
+    assert not torch.equal(average, now)  # type: ignore[arg-type]
+
+
+def test_validation_sees_averaged_weights_unless_turned_off(dataset: Dataset, tmp_path: Path) -> None:
+    """The best weights are the average's, or with ema_decay 0 the model's own."""
+    averaged, raw = (trainer(dataset, tmp_path / str(d), {"train.ema_decay": d, "train.epochs": 1}) for d in (0.9, 0.0))
+    for each in (averaged, raw):
+        list(each.epochs())
+    assert equal(averaged.state.best_weights, averaged.state.average.module.state_dict())
+    assert not equal(averaged.state.best_weights, weights(averaged))
+    assert equal(raw.state.best_weights, weights(raw))
+
+
+def test_weight_decay_is_for_matrices_alone() -> None:
+    """Biases, norms, positions, missing values and tokens are free; nothing is in both groups or in none."""
+    model = small_model.model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, free = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model, 0.3))
+    assert sorted(decayed + free) == sorted(names.values())
+    assert [group["weight_decay"] for group in parameter_groups(model, 0.3)] == [0.3, 0.0]
+    for word in ("bias", "norm", "position", "missing"):
+        assert not [name for name in decayed if word in name]
+    assert {"experts.0.head.weight", "encoders.0.encoder.mix.weight", "reweighting.mlp.0.weight"} <= set(decayed)
+    assert {"encoders.0.missing_token", "encoders.0.encoder.numeric.missing", "experts.0.position"} <= set(free)
+
+
+def test_clipping_bounds_the_gradient_of_a_step(dataset: Dataset, tmp_path: Path) -> None:
+    """The optimiser sees a gradient of norm `max_grad_norm` at most: with SGD the step is at most lr times it."""
+    for limit in (1e-3, 1e-6):
+        clipped = trainer(dataset, tmp_path, {"train.max_grad_norm": limit, "train.warmup_epochs": 0})
+        model = clipped.state.model
+        clipped.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        before = copy.deepcopy(dict(model.named_parameters()))
+        clipped._step(torch.arange(16), 0)
+        moved = math.sqrt(sum((p - before[name]).square().sum().item() for name, p in model.named_parameters()))
+        assert 0 < moved <= 0.01 * limit * 1.01
+
+
+def sixteen_rows() -> Dataset:
+    """Sixteen rows of noise with random labels: nothing to generalise, everything to remember."""
+    generator = np.random.default_rng(0)
+    number = [NumericFeature(name=name, minimum=-3, maximum=3) for name in "abc"]
+    schema = FeatureSchema(modalities=tuple(Modality(name=name, features=tuple(number)) for name in ("one", "two")))
+    arrays = {name: generator.normal(size=(16, 3)).astype(np.float32) for name in ("one", "two")}
+    everyone = np.arange(16)
+    splits = dict.fromkeys(("train", "validation", "test"), everyone)
+    return Dataset(schema, small_model.TASK, arrays, generator.permutation(everyone % 2), splits, [], ())
+
+
+def test_it_learns_sixteen_rows_by_heart(tmp_path: Path) -> None:
+    """The whole of model, objective and optimiser can drive the loss of a handful of rows to nothing."""
+    changes = {"train.epochs": 80, "train.patience": 80, "train.batch_size": 16, "train.learning_rate": 0.02,
+               "train.ema_decay": 0.0, "train.selection": "log_loss", "train.weight_decay": 0.0, "model.dropout": 0.0,
+               "model.modality_dropout": 0.0,
+               "model.hidden_dim": 16, "model.reweighting": {"hidden_dim": 16, "dropout": 0.0},
+               "model.encoders": {"default": {"noise": 0.0, "dropout": 0.0}}}  # fmt: skip
+    by_heart = trainer(sixteen_rows(), tmp_path, changes)
+    records = list(by_heart.epochs())
+    assert records[0].validation["log_loss"] > 0.4
+    assert by_heart.state.best_value is not None
+    assert by_heart.state.best_value < 0.02
+
+
+def test_divergence_is_one_line_and_keeps_the_last_good_epoch(dataset: Dataset, tmp_path: Path) -> None:
+    """Weights that are no longer numbers end the run with advice, not with a traceback from a metric."""
+    lost = trainer(dataset, tmp_path, {"train.epochs": 5})
+    epochs = lost.epochs()
+    next(epochs)
+    with torch.no_grad():
+        next(lost.state.model.parameters()).fill_(torch.nan)
+    with pytest.raises(RunError, match=r"epoch 2: the model answers NaN; lower train.learning_rate \(0.01\)"):
+        next(epochs)
+    assert load_document(tmp_path / STATE_FILE)["next_epoch"] == 1
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.99])
+def test_hidden_modalities_leave_every_sample_one(rate: float) -> None:
+    """Whole modalities become NaN at about the rate, never a sample's last one, and what was missing stays so."""
+    torch.manual_seed(0)
+    inputs = small_model.rows(2000)
+    inputs[0][:500] = torch.nan
+    inputs[1][:300] = torch.nan
+    inputs[2][:, 0] = torch.nan
+    hidden = hide_modalities(inputs, rate)
+    present = torch.stack([~torch.isnan(x).all(dim=1) for x in hidden])
+    assert present.any(dim=0).all()
+    assert not present[0, :500].any()
+    for before, after in zip(inputs, hidden, strict=True):
+        whole = torch.isnan(after).all(dim=1)
+        torch.testing.assert_close(after[~whole], before[~whole], equal_nan=True)
+    if rate == 0.5:  # rows with three modalities: hidden, unless the draw would hide all three
+        assert 1 - present[:, 500:].float().mean().item() == pytest.approx(0.5 - 0.125, abs=0.02)
+    if rate == 0:
+        assert all(x is y for x, y in zip(inputs, hidden, strict=True))
+
+
+def test_modality_dropout_is_for_models_with_tokens(dataset: Dataset, tmp_path: Path) -> None:
+    """A model that rejects missing modalities is never shown one."""
+    changes = {"model.modality_dropout": 0.4}
+    assert trainer(dataset, tmp_path, changes).modality_dropout == 0.4
+    assert trainer(dataset, tmp_path, changes | {"model.missing": "reject"}).modality_dropout == 0.0
+
+
+@pytest.mark.parametrize("name", ["gpu0", "cuda:77", "tpu"])
+def test_a_device_that_cannot_be_used_is_told(name: str) -> None:
+    """A misspelt device, or a GPU that is not there, is a mistake of the recipe."""
+    with pytest.raises(RecipeError, match=f"train.device: '{name}' cannot be used here: ") as error:
+        choose_device(name)
+    assert "\n" not in str(error.value)
+
+
+def test_auto_takes_the_gpu_where_there_is_one() -> None:
+    """auto is the first GPU, else the CPU."""
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_prediction_leaves_the_model_as_it_was() -> None:
+    """predict answers in evaluation mode, in chunks, and puts the model back into the mode it was in."""
+    model, inputs = small_model.model({"dropout": 0.5}), small_model.rows(1500, missing_rate=0.2)
+    arrays = {name: x.numpy() for name, x in zip(("mixed", "labs", "signal"), inputs, strict=True)}
+    model.train()
+    output = predict(model, small_model.schema(), arrays)
+    assert model.training
+    assert isinstance(model, nn.Module)
+    wanted = model.eval()(inputs)
+    np.testing.assert_allclose(output.prediction, wanted.prediction_BC.detach(), atol=1e-6)
+    assert output.expert_logits.shape == (1500, 5, 2)
+    assert not torch.is_grad_enabled() or wanted.logits_BC.requires_grad

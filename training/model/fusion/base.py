@@ -1,0 +1,64 @@
+"""What every fusion backbone shares: its arguments, its answer, its place in the registry.
+
+A backbone is what one expert is made of: tokens of n modalities to C outputs. It knows nothing of the mixture it sits
+in. Shape suffixes: B batch, n modalities, P patches, D hidden, C outputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, TypedDict, Unpack
+
+from torch import Tensor, nn
+
+from training.config import Config as Options
+
+
+class FusionOutput(NamedTuple):
+    """A backbone's answer. Always both fields: a backbone without a load-balancing loss answers a zero."""
+
+    logits_BC: Tensor
+    gate_loss: Tensor  # (), to be added to the training loss with a small weight; carries gradient to the routers
+
+
+class FusionArguments(TypedDict):
+    """What every backbone is told; one that has no use for an argument ignores it."""
+
+    num_modalities: int
+    num_patches: int  # tokens per modality
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    num_outputs: int
+    dropout: float
+
+
+class Fusion(nn.Module, ABC):
+    """Base of all backbones. Subclasses name the class of their own options in `Config`."""
+
+    Config: ClassVar[type[Options]]
+
+    def __init__(self, *, config: Options, **arguments: Unpack[FusionArguments]) -> None:
+        super().__init__()
+        self.config = config
+        if arguments["num_modalities"] < 2:
+            raise ValueError(f"fusion needs 2 modalities or more, found {arguments['num_modalities']}")
+        self.num_modalities = arguments["num_modalities"]
+
+    @abstractmethod
+    def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
+        """(B, n, P, D) to logits (B, C). In evaluation mode a row's logits depend on that row alone."""
+
+
+FUSIONS: dict[str, type[Fusion]] = {}
+
+
+def register_fusion(name: str) -> Callable[[type[Fusion]], type[Fusion]]:
+    """Class decorator: makes a backbone available to recipes under `name`."""
+
+    def register(fusion: type[Fusion]) -> type[Fusion]:
+        if name in FUSIONS:
+            raise ValueError(f"a fusion named {name!r} is registered already: {FUSIONS[name].__qualname__}")
+        FUSIONS[name] = fusion
+        return fusion
+
+    return register
