@@ -109,7 +109,7 @@ def _model_config(config: ReleasedConfig) -> ModelConfig:
         num_layers=config.num_layers_fus,
         num_heads=config.num_heads,
         dropout=0.0,
-        residual="released",
+        fusion_options={"residual": "released"},
         missing="reject",
         reweighting=ReweightingConfig(
             hidden_dim=config.hidden_dim_rw, num_layers=config.num_layer_rw, temperature=config.temperature_rw

@@ -26,6 +26,7 @@ class ObjectiveConfig(Config):
     masking: Literal["random", "mean", "zero"] = "random"
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # "balanced": inverse training frequencies
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    gate_weight: float = Field(default=0.01, ge=0)  # of the load-balancing loss of backbones with gates
 
 
 def uniqueness_loss(logits_VBC: Tensor, modality: int) -> Tensor:
@@ -74,7 +75,7 @@ class Losses(NamedTuple):
 
 
 class PaperObjective:
-    """L = L_task(sum_e w_e y_e, target) + interaction_weight / E * sum_e L_e (I2MoE, Algorithm 1).
+    """L = L_task(sum_e w_e y_e, target) + interaction_weight / E * sum_e L_e + gate_weight * L_gate (I2MoE, Algorithm 1).
 
     The task loss is on the mixture alone: no expert is asked to predict by itself. Nothing is detached.
     """
@@ -89,14 +90,16 @@ class PaperObjective:
         tokens_BnPD = model.embed(inputs)
         weights_BE = model.reweighting(tokens_BnPD)
         if self.config.interaction_weight == 0:
-            logits_EBC = model.expert_logits(tokens_BnPD)
+            logits_EBC, gate_loss = model.run_experts(tokens_BnPD)
             interaction_E = logits_EBC.new_zeros(0)
         else:
-            logits_EVBC = model.perturbed_logits(tokens_BnPD, self._replacement)
+            logits_EVBC, gate_loss = model.run_perturbed(tokens_BnPD, self._replacement)
             logits_EBC = logits_EVBC[:, 0]
             interaction_E = interaction_losses(logits_EVBC)
         task = self._task_loss(model.mix(weights_BE, logits_EBC), target_B)
-        total = task + self.config.interaction_weight * interaction_E.mean() if len(interaction_E) else task
+        total = task + self.config.gate_weight * gate_loss
+        if len(interaction_E):
+            total = total + self.config.interaction_weight * interaction_E.mean()
         return Losses(total, task, interaction_E.detach())
 
     def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:

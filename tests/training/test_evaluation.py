@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.training.small_data import recipe, small_table, write_data
+from tests.training.small_data import ALL_MODALITIES, recipe, small_signal, small_table, write_data
 from training.checkpoint import load_checkpoint
 from training.data.dataset import load_dataset
 from training.errors import DataError, RunError
@@ -106,3 +106,27 @@ def test_absent_metrics_are_told(tmp_path: Path, small_run: Path) -> None:
     shutil.copy(small_run / "checkpoint.pt", tmp_path)
     with pytest.raises(RunError, match="no such file; expected a folder of a finished python -m training fit"):
         read_metrics(tmp_path)
+
+
+def test_arrays_and_dates_in_a_table_are_told(rich_run: Path, tmp_path: Path) -> None:
+    """A csv cannot hold the model's array, and a date is no number: one line each, naming the column."""
+    checkpoint = load_checkpoint(rich_run)
+    small_table().write_csv(tmp_path / "other.csv")
+    with pytest.raises(DataError, match=r"other.csv: has no column for signal.signal$"):
+        evaluate_file(checkpoint, tmp_path / "other.csv")
+    dates = pl.date_range(pl.date(2020, 1, 1), pl.date(2020, 4, 29), eager=True).alias("crea")
+    signal = pl.Series("signal", [[0.0] * 6] * 120)
+    small_table().with_columns(dates, signal).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"other.parquet: column crea: expected numbers, found Date"):
+        evaluate_file(checkpoint, tmp_path / "other.parquet")
+
+
+def test_arrays_in_a_parquet_table_are_scored(rich_run: Path, tmp_path: Path) -> None:
+    """A list column named as the array holds it flat, row by row, and scores as in training."""
+    checkpoint = load_checkpoint(rich_run)
+    dataset = load_dataset(recipe(modalities=ALL_MODALITIES).data, rich_run.parent, seed=0)
+    cells = [None if np.isnan(row).all() else row.ravel().tolist() for row in small_signal()]
+    test = dataset.splits["test"].tolist()
+    small_table().with_columns(pl.Series("signal", cells))[test].write_parquet(tmp_path / "other.parquet")
+    found = evaluate_file(checkpoint, tmp_path / "other.parquet")
+    np.testing.assert_array_equal(found.output.logits, evaluate_rows(checkpoint, *dataset.part("test"), "test").output.logits)

@@ -75,7 +75,7 @@ def test_interaction_losses_reach_encoders_and_their_own_expert() -> None:
     inputs = small_model.rows(16)
     for expert in range(5):
         torch.manual_seed(0)
-        losses_E = interaction_losses(model.perturbed_logits(model.embed(inputs), torch.randn_like))
+        losses_E = interaction_losses(model.run_perturbed(model.embed(inputs), torch.randn_like).logits)
         reached = {name for name, size in gradients(losses_E[expert], model).items() if size > 0}
         assert f"experts.{expert}.head.weight" in reached
         assert all(any(name.startswith(f"encoders.{i}.") for name in reached) for i in range(3))
@@ -101,7 +101,7 @@ def test_total_is_task_plus_weighted_mean_interaction() -> None:
     model, inputs, target = small_model.model(), small_model.rows(8), torch.arange(8) % 2
     losses = objective(interaction_weight=0.3, masking="zero")(model, inputs, target)
     logits = model(inputs).logits_BC
-    wanted_E = interaction_losses(model.perturbed_logits(model.embed(inputs), zero_vector))
+    wanted_E = interaction_losses(model.run_perturbed(model.embed(inputs), zero_vector).logits)
     assert losses.task.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item(), abs=1e-6)
     torch.testing.assert_close(losses.interaction_E, wanted_E.detach())
     assert losses.total.item() == pytest.approx(losses.task.item() + 0.3 * wanted_E.mean().item(), abs=1e-6)

@@ -119,7 +119,7 @@ def test_intervals_hold_their_value(num_rows: int, num_classes: int, seed: int) 
 def test_bounded_metrics_have_bounded_intervals() -> None:
     """No interval of a share or an area reaches above 1."""
     p, y = binary([0.1, 0.2, 0.3, 0.35, 0.4, 0.7, 0.8, 0.95, 0.99, 0.6], [0, 0, 0, 1, 0, 1, 1, 1, 1, 0])
-    for name, metric in evaluate(p, y, BINARY, num_bootstraps=500).items():
+    for name, metric in evaluate(p, y, BINARY, num_bootstraps=200).items():
         assert metric.high is not None
         assert name == "log_loss" or metric.high <= 1, (name, metric)
 
@@ -127,10 +127,10 @@ def test_bounded_metrics_have_bounded_intervals() -> None:
 def test_intervals_are_reproducible_and_shrink_with_rows() -> None:
     """The same rows and seed give the same interval; four times the rows about half the width."""
     few, many = drawn(2, 100), drawn(2, 1600)
-    first, again = (evaluate(*few, BINARY, num_bootstraps=200) for _ in range(2))
+    first, again = (evaluate(*few, BINARY, num_bootstraps=100) for _ in range(2))
     assert first == again
-    assert first != evaluate(*few, BINARY, num_bootstraps=200, seed=1)
-    wide, narrow = first["auroc"], evaluate(*many, BINARY, num_bootstraps=200)["auroc"]
+    assert first != evaluate(*few, BINARY, num_bootstraps=100, seed=1)
+    wide, narrow = first["auroc"], evaluate(*many, BINARY, num_bootstraps=100)["auroc"]
     assert 0.15 < (narrow.high - narrow.low) / (wide.high - wide.low) < 0.4  # type: ignore[operator]
 
 

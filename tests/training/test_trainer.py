@@ -211,7 +211,7 @@ def sixteen_rows() -> Dataset:
 
 def test_it_learns_sixteen_rows_by_heart(tmp_path: Path) -> None:
     """The whole of model, objective and optimiser can drive the loss of a handful of rows to nothing."""
-    changes = {"train.epochs": 80, "train.patience": 80, "train.batch_size": 16, "train.learning_rate": 0.02,
+    changes = {"train.epochs": 50, "train.patience": 50, "train.batch_size": 16, "train.learning_rate": 0.03,
                "train.ema_decay": 0.0, "train.selection": "log_loss", "train.weight_decay": 0.0, "model.dropout": 0.0,
                "model.modality_dropout": 0.0,
                "model.hidden_dim": 16, "model.reweighting": {"hidden_dim": 16, "dropout": 0.0},

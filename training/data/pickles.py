@@ -20,6 +20,7 @@ from training.errors import DataError
 
 _PLAIN = (str, bytes, int, float, bool, type(None), np.generic)  # np.generic: numbers built by `_scalar`
 _DTYPE_CODE = re.compile(r"[biuf][1248]|[SU][0-9]+|O8?")  # numbers, fixed-width text, Python objects
+_TORCH_REFUSAL = re.compile(r"Unsupported global: GLOBAL (\S+) was not|Trying to load unsupported GLOBAL (\S+)")
 _BYTE_ORDERS = ("<", ">", "=", "|")
 
 
@@ -57,11 +58,18 @@ class _ArrayType:
 
 def _build(content: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> NDArray[Any]:
     if dtype.code.startswith("O"):
-        objects = np.empty(len(content), object)
-        objects[:] = content
-        return objects.reshape(shape, order=order)
+        return _objects(content).reshape(shape, order=order)
     raw = content.encode("latin1") if isinstance(content, str) else content  # written by Python 2
-    return np.frombuffer(raw, dtype.built()).reshape(shape, order=order)
+    values = np.frombuffer(raw, dtype.built()) if raw else np.empty(0, dtype.built())  # frombuffer refuses empty ones
+    return values.reshape(shape, order=order)
+
+
+def _objects(items: list[Any]) -> NDArray[Any]:
+    """One element per item, even where the items are lists of one length."""
+    objects = np.empty(len(items), object)
+    for place, item in enumerate(items):
+        objects[place] = item
+    return objects
 
 
 def _scalar(dtype: _Dtype, content: Any) -> Any:
@@ -78,6 +86,10 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 _RECORDERS: Mapping[str, Callable[..., Any]] = {
     "numpy.ndarray": _ArrayType,
     "numpy.dtype": _Dtype,
@@ -85,6 +97,7 @@ _RECORDERS: Mapping[str, Callable[..., Any]] = {
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},  # pickle protocol 5
     "_codecs.encode": _latin1,  # bytes in pickle protocol 2
+    **{f"{builtins}.bytes": _no_bytes for builtins in ("__builtin__", "builtins")},  # none at all, there
 }
 
 
@@ -129,8 +142,16 @@ def _read(path: Path, load: Callable[[BinaryIO], Any], wanted: str) -> Any:
             warnings.simplefilter("ignore")  # torch's advice about pickle protocols
             return load(file)
     except Exception as error:  # a damaged or hostile pickle can fail anywhere and in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise DataError(f"{path}: expected {wanted}, found: {reason}") from error
+        raise DataError(f"{path}: expected {wanted}, found: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error, without torch's advice to allow whatever a file asks for."""
+    text = str(error).strip() or type(error).__name__
+    if asked := _TORCH_REFUSAL.search(text):
+        return f"names {asked.group(1) or asked.group(2)}"
+    own_text = text.rpartition("WeightsUnpickler error:")[2].strip()
+    return own_text.splitlines()[0][:200] if own_text else "something else"
 
 
 def _built(value: Any) -> Any:
@@ -151,6 +172,4 @@ def _built(value: Any) -> Any:
 def _built_array(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype.kind != "O":
         return array
-    objects = np.empty(array.size, object)
-    objects[:] = [_built(item) for item in array.ravel()]
-    return objects.reshape(array.shape)
+    return _objects([_built(item) for item in array.ravel()]).reshape(array.shape)

@@ -1,10 +1,11 @@
 """The [model] section of a recipe, and the model it describes."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
@@ -12,8 +13,7 @@ from training.config import Config
 from training.errors import RecipeError
 from training.model.calibration import Calibration
 from training.model.encoders import ENCODERS, Encoder
-from training.model.fusion import FUSIONS
-from training.model.fusion.transformer import Residual
+from training.model.fusion import FUSIONS, Fusion
 from training.model.mixture import I2MoE
 from training.model.modality import ModalityEncoder
 from training.model.reweighting import Reweighting
@@ -33,13 +33,13 @@ class ReweightingConfig(Config):
 class ModelConfig(Config):
     """The [model] section."""
 
-    fusion: Literal["transformer"] = "transformer"
+    fusion: str = "transformer"  # a registered backbone
+    fusion_options: dict[str, Any] = {}  # its own options
     hidden_dim: int = Field(default=128, ge=1)
     num_patches: int = Field(default=4, ge=1)  # tokens per modality
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)  # in the experts
-    residual: Residual = "input"  # "released" reproduces the released code's attention block
     missing: Literal["learned", "reject"] = "learned"  # a record without a whole modality: learned token, or refused
     modality_dropout: float = Field(default=0.05, ge=0, lt=1)  # training: how often a present modality is hidden
     reweighting: ReweightingConfig = ReweightingConfig()
@@ -67,14 +67,15 @@ def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I
     )
 
 
-def _expert(config: ModelConfig, num_modalities: int, num_outputs: int) -> nn.Module:
+def _expert(config: ModelConfig, num_modalities: int, num_outputs: int) -> Fusion:
+    if config.fusion not in FUSIONS:
+        raise RecipeError(f"model.fusion: expected one of {', '.join(FUSIONS)}, found {config.fusion!r}")
     if config.hidden_dim % config.num_heads:
         raise RecipeError(f"model.hidden_dim must be a multiple of num_heads, found {config.hidden_dim} and {config.num_heads}")
-    return FUSIONS[config.fusion](
-        num_modalities=num_modalities,
-        num_outputs=num_outputs,
-        **config.model_dump(include={"num_patches", "hidden_dim", "num_layers", "num_heads", "dropout", "residual"}),
-    )
+    fusion = FUSIONS[config.fusion]
+    arguments = config.model_dump(include={"num_patches", "hidden_dim", "num_layers", "num_heads", "dropout"})
+    options = parse_options(fusion.Config, config.fusion_options, "model.fusion_options")
+    return fusion(config=options, num_modalities=num_modalities, num_outputs=num_outputs, **arguments)
 
 
 def _modality_encoder(config: ModelConfig, modality: Modality, missing: str) -> ModalityEncoder:
@@ -87,14 +88,19 @@ def _encoder(config: ModelConfig, modality: Modality) -> Encoder:
     kind = options.pop("kind", "feature")
     if not isinstance(kind, str) or kind not in ENCODERS:
         raise RecipeError(f"model.encoders.{modality.name}.kind: expected one of {', '.join(ENCODERS)}, found {kind!r}")
-    encoder_class = ENCODERS[kind]
+    encoder = ENCODERS[kind]
+    parsed = parse_options(encoder.Config, options, f"model.encoders.{modality.name}")
+    return encoder(modality, num_patches=config.num_patches, hidden_dim=config.hidden_dim, config=parsed)
+
+
+def parse_options(options_class: type[Config], options: Mapping[str, Any], place: str) -> Config:
+    """A component's own options, checked. Raises `RecipeError` naming `place`, the option and what is wrong with it."""
     try:
-        encoder_config = encoder_class.Config.model_validate_json(json.dumps(options), strict=True)
+        return options_class.model_validate_json(json.dumps(options), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, ("model.encoders", modality.name, *first["loc"])))
-        raise RecipeError(f"{place}: {first['msg']}") from error
-    return encoder_class(modality, num_patches=config.num_patches, hidden_dim=config.hidden_dim, config=encoder_config)
+        where = ".".join(map(str, (place, *first["loc"])))
+        raise RecipeError(f"{where}: {first['msg']}") from error
 
 
 def fit_encoders(model: I2MoE, inputs: list[Tensor]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model.calibration import Calibration
+from training.model.fusion.base import FusionOutput
 from training.model.masking import perturb
 from training.model.reweighting import Reweighting
 
@@ -25,6 +26,19 @@ class MixtureOutput(NamedTuple):
     logits_BC: Tensor
     expert_weights_BE: Tensor
     expert_logits_BEC: Tensor
+
+
+class ExpertsOutput(NamedTuple):
+    """All experts on some tokens."""
+
+    logits: Tensor  # (E, B, C), or (E, V, B, C) with perturbed variants
+    gate_loss: Tensor  # (), mean over experts of their load-balancing losses; 0 for backbones without gates
+
+
+def _gather(outputs: Sequence[FusionOutput]) -> ExpertsOutput:
+    return ExpertsOutput(
+        torch.stack([output.logits_BC for output in outputs]), torch.stack([output.gate_loss for output in outputs]).mean()
+    )
 
 
 class I2MoE(nn.Module):
@@ -47,15 +61,15 @@ class I2MoE(nn.Module):
         """Inputs (B, columns), one per modality, to tokens (B, n, P, D)."""
         return torch.stack([encoder(x) for encoder, x in zip(self.encoders, inputs, strict=True)], dim=1)
 
-    def expert_logits(self, tokens_BnPD: Tensor) -> Tensor:
-        """Every expert on the same tokens: (E, B, C)."""
-        return torch.stack([expert(tokens_BnPD) for expert in self.experts])
+    def run_experts(self, tokens_BnPD: Tensor) -> ExpertsOutput:
+        """Every expert on the same tokens: logits (E, B, C)."""
+        return _gather([expert(tokens_BnPD) for expert in self.experts])
 
-    def perturbed_logits(self, tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> Tensor:
-        """Every expert on the clean tokens and on its own n perturbed ones: (E, V, B, C), one call per expert."""
+    def run_perturbed(self, tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> ExpertsOutput:
+        """Every expert on the clean tokens and on its own n perturbed ones: logits (E, V, B, C), one call per expert."""
         num_modalities = tokens_BnPD.shape[1]
-        logits = [expert(perturb(tokens_BnPD, replacement).flatten(0, 1)) for expert in self.experts]
-        return torch.stack(logits).unflatten(1, (num_modalities + 1, -1))
+        output = _gather([expert(perturb(tokens_BnPD, replacement).flatten(0, 1)) for expert in self.experts])
+        return output._replace(logits=output.logits.unflatten(1, (num_modalities + 1, -1)))
 
     @staticmethod
     def mix(weights_BE: Tensor, logits_EBC: Tensor) -> Tensor:
@@ -66,6 +80,6 @@ class I2MoE(nn.Module):
         """The single clean pass over one (B, columns) tensor per modality."""
         tokens_BnPD = self.embed(inputs)
         weights_BE = self.reweighting(tokens_BnPD)
-        logits_EBC = self.expert_logits(tokens_BnPD)
+        logits_EBC = self.run_experts(tokens_BnPD).logits
         logits_BC = self.mix(weights_BE, logits_EBC)
         return MixtureOutput(self.calibration(logits_BC), logits_BC, weights_BE, logits_EBC.transpose(0, 1))

@@ -332,3 +332,20 @@ def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "table.xlsx").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"expected a file ending in .csv"):
         load(tmp_path, {"data.path": "table.xlsx"})
+
+
+def test_a_binary_task_cannot_have_three_names(tmp_path: Path) -> None:
+    """Three names for three values are a multiclass task."""
+    folder = changed_table(tmp_path, outcome=[str(i % 3) for i in range(120)])
+    with pytest.raises(DataError, match='a binary task has 2 classes, found 3; use task = "multiclass"'):
+        load(folder, {"data.labels": ["a", "b", "c"]})
+
+
+def test_a_label_that_is_no_category_is_told(tmp_path: Path) -> None:
+    """A date is no class."""
+    write_data(tmp_path)
+    dates = pl.date_range(pl.date(2020, 1, 1), pl.date(2020, 4, 29), eager=True).alias("outcome")
+    small_table().with_columns(dates).write_parquet(tmp_path / "dated.parquet")
+    with pytest.raises(DataError, match="label outcome: must be a") as error:
+        load(tmp_path, {"data.path": "dated.parquet"})
+    assert "2020" not in str(error.value)

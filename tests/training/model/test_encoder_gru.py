@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.bundle.schema import Modality
+from tests.training import small_model
 from tests.training.model import encoder_cases as cases
 from training.model.encoders.recurrent import last_real_step
 
@@ -124,4 +126,7 @@ def test_what_is_no_sequence_is_refused() -> None:
     cases.assert_refused("gru", cases.array(3), told)
     told = "modality mixed: the gru encoder expects one array of shape (steps, features), found 4 features"
     cases.assert_refused("gru", cases.TABULAR, told)
+    number = Modality(name="age", features=(small_model.number("years"),))
+    told = "modality age: the gru encoder expects one array of shape (steps, features), found years, a numeric feature"
+    cases.assert_refused("gru", number, told)
     cases.assert_refused("gru", SEQUENCE, "model.encoders.signal.padding: Input should be 'nan' or 'zero'", {"padding": "ones"})

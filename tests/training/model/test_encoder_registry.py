@@ -88,7 +88,7 @@ def test_an_encoder_of_ones_own_is_a_recipe_away() -> None:
         assert encoder.encoder.window == 3
         inputs = [cases.values(modality, 4, missing_rate=0.3) for modality in MODALITIES]
         assert model.eval()(inputs).logits_BC.isfinite().all()
-        with pytest.raises(RecipeError, match="model.encoders.vector.window: Input should be a valid integer"):
+        with pytest.raises(RecipeError, match=r"model\.encoders\.vector\.window: Input should be a valid integer"):
             built(ENCODER_TABLES | {"vector": {"kind": "trend", "window": "wide"}})
     finally:
         del ENCODERS["trend"]

@@ -27,7 +27,14 @@ def test_parameter_counts_are_those_of_the_papers_table_6(dims: tuple[int, ...],
     """Experts and reweighting, without encoders, have exactly the published number of parameters."""
     d, layers, patches, n, classes, hidden, depth = dims
     expert = TransformerFusion(
-        num_modalities=n, num_patches=patches, hidden_dim=d, num_layers=layers, num_heads=1, num_outputs=classes
+        config=TransformerFusion.Config(),
+        num_modalities=n,
+        num_patches=patches,
+        hidden_dim=d,
+        num_layers=layers,
+        num_heads=1,
+        num_outputs=classes,
+        dropout=0.0,
     )
     model = I2MoE(
         encoders=[nn.Identity()] * n,
@@ -125,18 +132,18 @@ def test_perturbed_passes_in_one_call_equal_one_call_each() -> None:
             for p in expert.parameters():
                 p.add_(0.1 * torch.randn_like(p))
     tokens = model.embed(inputs)
-    batched = model.perturbed_logits(tokens, zero_vector)
+    batched = model.run_perturbed(tokens, zero_vector).logits
     assert batched.shape == (5, 4, 9, 2)
     for e, expert in enumerate(model.experts):
         for v, variant in enumerate(perturb(tokens, zero_vector)):
-            torch.testing.assert_close(batched[e, v], expert(variant), atol=1e-6, rtol=0)
-    torch.testing.assert_close(batched[:, 0], model.expert_logits(tokens), atol=1e-6, rtol=0)
+            torch.testing.assert_close(batched[e, v], expert(variant).logits_BC, atol=1e-6, rtol=0)
+    torch.testing.assert_close(batched[:, 0], model.run_experts(tokens).logits, atol=1e-6, rtol=0)
 
 
 def test_each_expert_draws_its_own_noise() -> None:
     """Equal experts see different random vectors, so their perturbed outputs differ and their clean ones do not."""
     model = small_model.model()
-    logits_EVBC = model.perturbed_logits(model.embed(small_model.rows(4)), torch.randn_like)
+    logits_EVBC = model.run_perturbed(model.embed(small_model.rows(4)), torch.randn_like).logits
     torch.testing.assert_close(logits_EVBC[0, 0], logits_EVBC[1, 0])
     assert not torch.allclose(logits_EVBC[0, 1], logits_EVBC[1, 1])
 

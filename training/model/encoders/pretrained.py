@@ -20,7 +20,8 @@ def load_part(module: nn.Module, path: Path, *, prefix: str, ignore: str, place:
     """
     state = _read(path, place)
     wanted = {prefix + key: tensor for key, tensor in module.state_dict().items()}
-    missing = [key for key in wanted if key not in state and not key.endswith(_OPTIONAL)]
+    required = [key for key in wanted if not key.endswith(_OPTIONAL)]
+    missing = [key for key in required if key not in state]
     unknown = [key for key in state if key not in wanted and not key.startswith(ignore)]
     reshaped = [
         f"{key} of shape {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
@@ -29,7 +30,7 @@ def load_part(module: nn.Module, path: Path, *, prefix: str, ignore: str, place:
     ]
     problems = [_listed("missing", missing), _listed("unknown", unknown), _listed("unfit", reshaped)]
     if told := "; ".join(filter(None, problems)):
-        raise RecipeError(f"{place}: {path}: expected the {len(wanted)} keys {prefix}*, found {told}")
+        raise RecipeError(f"{place}: {path}: expected {len(required)} keys {prefix}*, found {told}")
     module.load_state_dict({key.removeprefix(prefix): state.get(key, tensor) for key, tensor in wanted.items()})
 
 

@@ -1,7 +1,23 @@
-"""Fusion backbones by name: what one expert is made of."""
+"""Fusion backbones by name: what one expert is made of.
 
+Importing this package registers the backbones below; a user's own registers itself with `register_fusion`.
+"""
+
+from training.model.fusion.base import FUSIONS, Fusion, FusionOutput, register_fusion
+from training.model.fusion.interpretcc import InterpretCCFusion
+from training.model.fusion.moepp import MoEPlusPlusFusion
+from training.model.fusion.mult import MulTFusion
+from training.model.fusion.switchgate import SwitchGateFusion
 from training.model.fusion.transformer import TransformerFusion
 
-FUSIONS = {"transformer": TransformerFusion}
-
-__all__ = ["FUSIONS", "TransformerFusion"]
+__all__ = [
+    "FUSIONS",
+    "Fusion",
+    "FusionOutput",
+    "InterpretCCFusion",
+    "MoEPlusPlusFusion",
+    "MulTFusion",
+    "SwitchGateFusion",
+    "TransformerFusion",
+    "register_fusion",
+]

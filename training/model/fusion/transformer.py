@@ -5,11 +5,14 @@ position embedding, mean-pooled per modality. Shape suffixes: B batch, T tokens 
 H heads, K head width, C outputs.
 """
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.config import Config
+from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 
 Residual = Literal["input", "released"]
 
@@ -66,34 +69,32 @@ class TransformerLayer(nn.Module):
         return x_BTD + self.dropout(self.contract(hidden))
 
 
-class TransformerFusion(nn.Module):
+@register_fusion("transformer")
+class TransformerFusion(Fusion):
     """One expert: tokens of n modalities to C logits.
 
     Parameters: L (8 D^2 + 8 D) + n P D + (n D C + C) for L layers (reproduces Table 6 of the paper).
     """
 
-    def __init__(
-        self,
-        *,
-        num_modalities: int,
-        num_patches: int,
-        hidden_dim: int,
-        num_layers: int,
-        num_heads: int,
-        num_outputs: int,
-        dropout: float = 0.0,
-        residual: Residual = "input",
-    ) -> None:
-        super().__init__()
-        self.num_modalities = num_modalities
-        self.position = nn.Parameter(torch.zeros(num_modalities * num_patches, hidden_dim))
-        self.layers = nn.ModuleList(TransformerLayer(hidden_dim, num_heads, dropout, residual) for _ in range(num_layers))
-        self.head = nn.Linear(num_modalities * hidden_dim, num_outputs)
+    class Config(Config):
+        """Options of the transformer backbone."""
 
-    def forward(self, tokens_BnPD: Tensor) -> Tensor:
-        """(B, n, P, D) to (B, C)."""
+        residual: Residual = "input"  # "released" reproduces the released code's attention block
+
+    def __init__(self, *, config: "TransformerFusion.Config", **arguments: Unpack[FusionArguments]) -> None:
+        super().__init__(config=config, **arguments)
+        hidden_dim, num_heads = arguments["hidden_dim"], arguments["num_heads"]
+        num_tokens = arguments["num_modalities"] * arguments["num_patches"]
+        self.position = nn.Parameter(torch.zeros(num_tokens, hidden_dim))
+        self.layers = nn.ModuleList(
+            TransformerLayer(hidden_dim, num_heads, arguments["dropout"], config.residual) for _ in range(arguments["num_layers"])
+        )
+        self.head = nn.Linear(arguments["num_modalities"] * hidden_dim, arguments["num_outputs"])
+
+    def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
+        """(B, n, P, D) to (B, C); there is no gate, so its loss is 0."""
         x_BTD = tokens_BnPD.flatten(1, 2) + self.position
         for layer in self.layers:
             x_BTD = layer(x_BTD)
         pooled_BnD = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2)
-        return self.head(pooled_BnD.flatten(1))
+        return FusionOutput(self.head(pooled_BnD.flatten(1)), tokens_BnPD.new_zeros(()))

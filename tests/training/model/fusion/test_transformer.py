@@ -18,12 +18,33 @@ MULT = [
 ]
 
 
+def without_layers(num_outputs: int) -> TransformerFusion:
+    """Position, pooling and head alone: two modalities of three tokens of width four."""
+    return TransformerFusion(
+        config=TransformerFusion.Config(),
+        num_modalities=2,
+        num_patches=3,
+        hidden_dim=4,
+        num_layers=0,
+        num_heads=1,
+        num_outputs=num_outputs,
+        dropout=0.0,
+    )
+
+
 @pytest.mark.parametrize(("dims", "wanted"), MULT)
 def test_an_expert_has_the_published_number_of_parameters(dims: tuple[int, ...], wanted: int) -> None:
     """MulT(d, L, P, n, C) = L (8 d^2 + 8 d) + P n d + (n d C + C)."""
     d, layers, patches, n, classes = dims
     fusion = TransformerFusion(
-        num_modalities=n, num_patches=patches, hidden_dim=d, num_layers=layers, num_heads=1, num_outputs=classes
+        config=TransformerFusion.Config(),
+        num_modalities=n,
+        num_patches=patches,
+        hidden_dim=d,
+        num_layers=layers,
+        num_heads=1,
+        num_outputs=classes,
+        dropout=0.0,
     )
     assert sum(p.numel() for p in fusion.parameters()) == wanted
 
@@ -92,20 +113,20 @@ def test_heads_must_divide_the_width() -> None:
 def test_modalities_are_pooled_apart() -> None:
     """The head reads each modality's mean token: the head's weights of one modality see nothing of another."""
     torch.manual_seed(0)
-    fusion = TransformerFusion(num_modalities=2, num_patches=3, hidden_dim=4, num_layers=0, num_heads=1, num_outputs=2).eval()
+    fusion = without_layers(num_outputs=2).eval()
     tokens = torch.randn(5, 2, 3, 4)
     wanted = tokens.mean(dim=2).flatten(1) @ fusion.head.weight.T + fusion.head.bias
-    torch.testing.assert_close(fusion(tokens), wanted)
+    torch.testing.assert_close(fusion(tokens).logits_BC, wanted)
 
 
 def test_positions_tell_tokens_apart() -> None:
     """The learned position starts at zero and is added to each token of each modality."""
-    fusion = TransformerFusion(num_modalities=2, num_patches=3, hidden_dim=4, num_layers=0, num_heads=1, num_outputs=1)
+    fusion = without_layers(num_outputs=1)
     assert fusion.position.shape == (6, 4)
     assert (fusion.position == 0).all()
     tokens = torch.randn(1, 2, 3, 4)
-    before = fusion(tokens)
+    before = fusion(tokens).logits_BC
     with torch.no_grad():
         fusion.position[3] += 3.0
-    moved = fusion(tokens) - before
+    moved = fusion(tokens).logits_BC - before
     torch.testing.assert_close(moved, (fusion.head.weight[:, 4:].sum() * 3.0 / 3).reshape(1, 1))
