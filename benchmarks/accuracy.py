@@ -36,7 +36,7 @@ from training.inference import predict
 from training.model.reweighting import Reweighting
 from training.recipe import Recipe, load_recipe
 from training.run import calibrate, make_trainer
-from training.tasks import METRICS
+from training.tasks import Classification
 from training.trainer import Trainer
 
 SHOWN = ("auroc", "auprc", "brier", "ece", "ece_debiased", "accuracy", "f1")
@@ -102,7 +102,7 @@ def logistic_regression(_: Recipe, dataset: Dataset) -> Matrix:
         return make_pipeline(prepare, LogisticRegression(C=strength, max_iter=5000)).fit(x, y)
 
     models = [fitted(strength) for strength in (0.01, 0.1, 1.0, 10.0)]
-    best = min(models, key=lambda model: METRICS["log_loss"](model.predict_proba(x_val), y_val, dataset.task))
+    best = min(models, key=lambda model: Classification.metrics["log_loss"](model.predict_proba(x_val), y_val, dataset.task))
     return best.predict_proba(x_test)
 
 
@@ -138,7 +138,7 @@ def ece_by_chance(prediction: Matrix, dataset: Dataset, num_draws: int = 200) ->
     """The ECE that the same predictions would get if they were perfectly calibrated: outcomes drawn from them."""
     generator = np.random.default_rng(0)
     draws = [(generator.random(len(prediction)) < prediction[:, 1]).astype(np.int64) for _ in range(num_draws)]
-    return float(np.mean([METRICS["ece"](prediction, outcome, dataset.task) for outcome in draws]))
+    return float(np.mean([Classification.metrics["ece"](prediction, outcome, dataset.task) for outcome in draws]))
 
 
 MODELS: dict[str, Callable[[Recipe, Dataset], Matrix]] = {
@@ -158,7 +158,7 @@ def measure(recipe_path: Path, seed: int) -> dict[str, dict[str, float]]:
         started = time.monotonic()
         prediction = model(recipe, dataset)
         seconds = round(time.monotonic() - started, 1)
-        results[name] = {m: round(METRICS[m](prediction, target, dataset.task), 4) for m in SHOWN}
+        results[name] = {m: round(Classification.metrics[m](prediction, target, dataset.task), 4) for m in SHOWN}
         results[name] |= {"ece_chance": round(ece_by_chance(prediction, dataset), 4), "seconds": seconds}
         print(
             f"seed {seed}  {name:<20}" + "  ".join(f"{k} {v:.4f}" for k, v in results[name].items()), file=sys.stderr, flush=True

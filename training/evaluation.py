@@ -15,13 +15,14 @@ from service.bundle.output import Output
 from service.bundle.tables import TableError, absent_columns, table_records
 from training.checkpoint import METRICS_FILE, Checkpoint
 from training.data.config import SplitConfig
-from training.data.dataset import encode_labels, encode_records, label_values, task_info
+from training.data.dataset import encode_records
+from training.data.labels import read_target
 from training.data.source import load_source
 from training.errors import DataError, RunError
 from training.files import write_text
 from training.inference import predict
 from training.model.build import expert_infos
-from training.tasks import evaluate
+from training.tasks import make_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Evaluation:
     """One set of rows, scored."""
 
     output: Output
-    target: NDArray[np.int64]
+    target: NDArray[Any]
     metrics: Mapping[str, MetricValue]
     explanation: DatasetExplanation
 
@@ -43,7 +44,7 @@ def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
     """The calibration inside the model, for the manifest and the explanation."""
     calibration = checkpoint.model.calibration
     return CalibrationInfo(
-        method="bias-corrected temperature scaling",
+        method=calibration.method,
         scale=tuple(calibration.scale.tolist()),
         bias=tuple(calibration.bias.tolist()),
         num_rows=checkpoint.provenance["num_rows"]["validation"],
@@ -51,11 +52,12 @@ def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
 
 
 def evaluate_rows(
-    checkpoint: Checkpoint, arrays: Mapping[str, NDArray[np.float32]], target: NDArray[np.int64], split: str
+    checkpoint: Checkpoint, arrays: Mapping[str, NDArray[np.float32]], target: NDArray[Any], split: str
 ) -> Evaluation:
     """Score (N, columns) arrays against their target (N,)."""
     output = predict(checkpoint.model, checkpoint.schema, arrays)
-    metrics = evaluate(output.prediction, target, checkpoint.task, num_bootstraps=checkpoint.recipe.train.num_bootstraps)
+    num_bootstraps = checkpoint.recipe.train.num_bootstraps
+    metrics = make_task(checkpoint.task).evaluate(output.prediction, target, num_bootstraps=num_bootstraps)
     explanation = explain_dataset(
         output,
         target,
@@ -72,17 +74,16 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
     no_split = SplitConfig(validation=0.1, test=0.1)  # another file needs neither a split column nor groups
     config = checkpoint.recipe.data.model_copy(update={"path": path.absolute(), "group": None, "split": no_split})
     source = load_source(config, Path())
-    values = label_values(source.frame, config.label)
-    if (found := task_info(config, values).labels) != checkpoint.task.labels:
-        raise DataError(f"{path}: label {config.label}: expected {checkpoint.task.labels}, found {found}")
-    target = encode_labels(values, config)
+    target = read_target(source.frame, config)
+    if target.labels != checkpoint.task.labels:
+        raise DataError(f"{path}: label {config.label}: expected {checkpoint.task.labels}, found {target.labels}")
     try:
         if absent := absent_columns(source.frame, checkpoint.schema):
             raise DataError(f"{path}: has no column for {', '.join(absent)}")
         records = list(table_records(source.frame, checkpoint.schema))
     except TableError as error:
         raise DataError(f"{path}: {error}") from error
-    return evaluate_rows(checkpoint, encode_records(checkpoint.schema, records), target, path.name)
+    return evaluate_rows(checkpoint, encode_records(checkpoint.schema, records), target.values, path.name)
 
 
 def write_metrics(document: Mapping[str, Any], path: Path) -> None:

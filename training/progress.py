@@ -13,7 +13,8 @@ _SHOWN = ("auroc", "log_loss")
 
 def epoch_line(record: EpochRecord, config: TrainConfig) -> str:
     """The losses and validation values of one epoch."""
-    shown = dict.fromkeys((config.selection, *_SHOWN))
+    first = config.selection or next(iter(record.validation))
+    shown = [name for name in dict.fromkeys((first, *_SHOWN)) if name in record.validation]
     validation = "  ".join(f"{name} {record.validation[name]:.4f}" for name in shown)
     losses = f"loss {record.loss:.4f}  task {record.task_loss:.4f}"
     if record.interaction:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE, Checkpoint, save_checkpoint
 from training.data.dataset import Dataset, load_dataset
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.evaluation import Evaluation, evaluate_rows, write_metrics
 from training.inference import predict
 from training.model.build import build_model, expert_infos, fit_encoders
@@ -22,20 +23,21 @@ from training.progress import show_progress
 from training.recipe import Recipe
 from training.reference import reference, typical_record
 from training.report import write_report
+from training.tasks import Task, make_task
 from training.trainer import Trainer
 
 RECIPE_FILE = "recipe.json"
 
 
-def class_weights(config: ObjectiveConfig, target: np.ndarray[Any, Any], num_classes: int) -> Tensor | None:
-    """The task loss's class weights (C,): none, as given, or inverse training frequencies with mean 1 over rows."""
+def class_weights(config: ObjectiveConfig, task: Task, target: NDArray[Any]) -> Tensor | None:
+    """The task loss's class weights (C,): none, as given, or by inverse training frequency. Raises `RecipeError`."""
     if config.class_weights is None:
         return None
     if config.class_weights == "balanced":
-        counts = np.bincount(target, minlength=num_classes)
-        return torch.tensor(len(target) / (num_classes * counts), dtype=torch.float32)
-    if len(config.class_weights) != num_classes:
-        raise RunError(f"objective.class_weights: expected {num_classes} numbers, found {len(config.class_weights)}")
+        return task.balanced_weights(target)
+    num_labels = len(task.info.labels)
+    if len(config.class_weights) != num_labels:
+        raise RecipeError(f"objective.class_weights: expected {num_labels} numbers, found {len(config.class_weights)}")
     return torch.tensor(config.class_weights, dtype=torch.float32)
 
 
@@ -47,7 +49,10 @@ def make_trainer(recipe: Recipe, dataset: Dataset, run: Path, *, shape: Callable
         shape(model)
     arrays, target = dataset.part("train")
     fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
-    objective = PaperObjective(recipe.objective, class_weights(recipe.objective, target, len(dataset.task.labels)))
+    if model.units is not None:
+        model.units.fit(torch.from_numpy(target))
+    task = make_task(dataset.task)
+    objective = PaperObjective(recipe.objective, task, class_weights(recipe.objective, task, target))
     rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 
@@ -64,6 +69,7 @@ def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer, seconds: flo
         "seed": recipe.train.seed,
         "num_rows": {name: len(rows) for name, rows in dataset.splits.items()},
         "notes": list(dataset.notes),
+        "selection": trainer.selection,
         "best_epoch": trainer.state.best_epoch,
         "epochs": trainer.state.next_epoch,
         "training_seconds": round(seconds, 1),

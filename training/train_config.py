@@ -1,7 +1,5 @@
 """The [train] section of a recipe."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from training.config import Config
@@ -18,7 +16,7 @@ class TrainConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # weight averaging; 0 evaluates the raw weights
     patience: int = Field(default=8, ge=1)  # stop after this many epochs without a better validation value
-    selection: Literal["auroc", "auprc", "log_loss", "accuracy", "f1"] = "auroc"
+    selection: str | None = None  # the validation metric that chooses the epoch; the task's own choice if not given
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     device: str = "auto"  # auto: the first GPU, else the CPU
     num_bootstraps: int = Field(default=1000, ge=0)  # for the metrics' confidence intervals

@@ -24,7 +24,7 @@ from training.inference import predict
 from training.model.build import expert_infos
 from training.model.mixture import I2MoE
 from training.objectives import Losses, PaperObjective
-from training.tasks import METRICS, is_better
+from training.tasks import is_better
 from training.train_config import TrainConfig
 
 _EPOCH_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
@@ -131,7 +131,8 @@ class Trainer:
         model.to(self.device)
         arrays, target = dataset.part("train")
         self.inputs = [torch.from_numpy(arrays[name]).to(self.device) for name in dataset.schema.names]
-        self.target = torch.from_numpy(target).to(self.device)
+        self.target = model.standardise(torch.from_numpy(target).to(self.device))
+        self.selection = objective.task.selection(config.selection)
         groups = parameter_groups(model, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.state = TrainingState(model, AveragedModel(model, multi_avg_fn=self._average), optimizer)
@@ -206,14 +207,14 @@ class Trainer:
         if not np.isfinite(prediction).all():
             rate = self.config.learning_rate
             raise RunError(f"epoch {self.state.next_epoch + 1}: the model answers NaN; lower train.learning_rate ({rate:g})")
-        return {name: metric(prediction, target, self.dataset.task) for name, metric in METRICS.items()}
+        return self.objective.task.measure(prediction, target)
 
     def _remember(self, record: EpochRecord) -> None:
         state = self.state
         state.next_epoch = record.epoch + 1
         state.history.append({name: getattr(record, name) for name in EpochRecord.__slots__})
-        value = record.validation[self.config.selection]
-        if is_better(self.config.selection, value, state.best_value):
+        value = record.validation[self.selection]
+        if is_better(self.selection, value, state.best_value):
             evaluated: Any = state.average.module if self.config.ema_decay > 0 else state.model
             state.best_epoch, state.best_value = record.epoch, value
             state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in evaluated.state_dict().items()}

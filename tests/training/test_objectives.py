@@ -12,11 +12,16 @@ from training.model.mixture import I2MoE
 from training.objectives import (
     ObjectiveConfig,
     PaperObjective,
+    bounded_regression_losses,
     interaction_losses,
     redundancy_loss,
+    released_regression_losses,
     synergy_loss,
     uniqueness_loss,
 )
+from training.tasks import make_task
+
+TASK = make_task(small_model.TASK)
 
 
 @pytest.mark.parametrize("num_modalities", [2, 3, 4])
@@ -93,7 +98,7 @@ def test_gradients_flow_through_clean_and_perturbed_passes() -> None:
 
 
 def objective(**changes: object) -> PaperObjective:
-    return PaperObjective(ObjectiveConfig.model_validate(changes))
+    return PaperObjective(ObjectiveConfig.model_validate(changes), TASK)
 
 
 def test_total_is_task_plus_weighted_mean_interaction() -> None:
@@ -120,7 +125,7 @@ def test_class_weights_and_smoothing_act_on_the_task_loss() -> None:
     model, inputs, target = small_model.model(), small_model.rows(8), torch.arange(8) % 2
     logits = model(inputs).logits_BC.detach()
     weights = torch.tensor([0.25, 0.75])
-    weighted = PaperObjective(ObjectiveConfig(interaction_weight=0), weights)(model, inputs, target)
+    weighted = PaperObjective(ObjectiveConfig(interaction_weight=0), TASK, weights)(model, inputs, target)
     log_p = logits.log_softmax(dim=1)[torch.arange(8), target]
     assert weighted.task.item() == pytest.approx(float(-(weights[target] * log_p).sum() / weights[target].sum()), abs=1e-6)
     smoothed = objective(interaction_weight=0, label_smoothing=0.2)(model, inputs, target)
@@ -133,3 +138,31 @@ def test_untrained_losses_start_near_the_margin() -> None:
     losses = objective(interaction_weight=1.0)(small_model.model(), small_model.rows(64), torch.arange(64) % 2)
     assert 0.5 < losses.interaction_E.mean().item() < 1.0
     assert math.isfinite(losses.total.item())
+
+
+def test_released_regression_losses_equal_the_released_codes(shared_data: Path) -> None:
+    """The released variant reproduces the golden regression losses to 1e-6, wrong synergy sign and all."""
+    golden = np.load(shared_data / "golden" / "losses.npz")
+    found = released_regression_losses(torch.from_numpy(golden["regression_n3_outputs"]))
+    np.testing.assert_allclose(found, golden["regression_n3_losses"], atol=1e-6, rtol=0)
+
+
+def test_bounded_regression_losses_have_the_right_signs() -> None:
+    """Synergy falls when replaced modalities move the output, redundancy when they do not, and none falls below zero."""
+    still = torch.zeros(5, 4, 8, 1)
+    moved = still.clone()
+    moved[:, 1:] = 2.0
+    unmoved_E, moved_E = bounded_regression_losses(still), bounded_regression_losses(moved)
+    assert unmoved_E[-2] == 1
+    assert moved_E[-2] == 0
+    assert unmoved_E[-1] == 0
+    assert moved_E[-1] == 4
+    assert (bounded_regression_losses(100 * torch.randn(5, 4, 8, 1)) >= 0).all()
+
+
+def test_a_uniqueness_expert_of_a_regression_wants_its_own_modality_to_matter() -> None:
+    """The loss is smallest when only the expert's own modality moves its output."""
+    own, other = torch.zeros(5, 4, 8, 1), torch.zeros(5, 4, 8, 1)
+    own[0, 1], other[0, 2] = 3.0, 3.0
+    assert bounded_regression_losses(own)[0] == 0
+    assert bounded_regression_losses(other)[0] > 1

@@ -37,7 +37,6 @@ def test_a_recipe_file_is_its_document(tmp_path: Path) -> None:
      ({"train.selection": "mae"}, "recipe: train.selection: Input should be 'auroc'"),
      ({"train.seed": 1 << 32}, "recipe: train.seed: Input should be less than 4294967296"),
      ({"model.hidden_dim": "32"}, "recipe: model.hidden_dim: Input should be a valid integer, found '32'"),
-     ({"model.fusion": "mamba"}, "recipe: model.fusion: "),
      ({"model.dropout": 1.0}, "recipe: model.dropout: Input should be less than 1, found 1.0"),
      ({"objective.masking": "noise"}, "recipe: objective.masking: "),
      ({"name": "has space"}, "recipe: name: String should match pattern"),

@@ -21,7 +21,7 @@ from training.model.build import build_model, expert_infos
 from training.recipe import parse_recipe
 from training.report import write_report
 from training.report.curves import one_vs_rest, reliability
-from training.tasks import METRICS, evaluate
+from training.tasks import make_task
 
 SECTIONS = {"data", "quality", "training", "experts", "samples", "model-card", "origin"}
 VOID_ELEMENTS = {"meta", "img", "br", "link", "input", "hr"}
@@ -118,7 +118,14 @@ def make_checkpoint(task: TaskInfo) -> Checkpoint:
     model = build_model(recipe.model, SCHEMA, task).eval()
     model.calibration.scale.fill_(0.75)
     num_rows = dict.fromkeys(("train", "validation", "test"), NUM_ROWS)
-    provenance = {"seed": 7, "num_rows": num_rows, "notes": [], "best_epoch": 1, "versions": {"torch": "9.9.9"}}
+    provenance = {
+        "seed": 7,
+        "num_rows": num_rows,
+        "notes": [],
+        "best_epoch": 1,
+        "selection": "auroc",
+        "versions": {"torch": "9.9.9"},
+    }
     return Checkpoint(model, recipe, SCHEMA, task, provenance)
 
 
@@ -146,7 +153,7 @@ def make_evaluation(checkpoint: Checkpoint, dataset: Dataset, split: str, *, sig
     target = dataset.part(split)[1]
     task, calibration, experts = checkpoint.task, calibration_info(checkpoint), expert_infos(SCHEMA)
     output = make_output(target, task, calibration, signal=signal)
-    metrics = evaluate(output.prediction, target, task, num_bootstraps=5)
+    metrics = make_task(task).evaluate(output.prediction, target, num_bootstraps=5)
     explanation = explain_dataset(output, target, task=task, calibration=calibration, experts=experts, split=split)
     return Evaluation(output, target, metrics, explanation)
 
@@ -155,7 +162,7 @@ def make_run(task: TaskInfo = BINARY, *, num_absent: int = 0, signal: float = 1.
     checkpoint, dataset = make_checkpoint(task), make_dataset(task, num_absent=num_absent)
     evaluations = {split: make_evaluation(checkpoint, dataset, split, signal=signal) for split in ("validation", "test")}
     interaction = {expert.name: 0.5 for expert in expert_infos(SCHEMA)}
-    validation = dict.fromkeys(METRICS, 0.625)
+    validation = dict.fromkeys(("auroc", "log_loss"), 0.625)
     epoch = {"loss": 0.75, "task_loss": 0.5, "interaction": interaction, "validation": validation}
     return Run(checkpoint, dataset, evaluations, [{"epoch": number, **epoch} for number in range(3)])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training import small_model
 from tests.training.small_data import ALL_MODALITIES, recipe, write_data
 from training.checkpoint import load_checkpoint
 from training.data.dataset import load_dataset
@@ -13,6 +14,7 @@ from training.errors import DataError, RecipeError, RunError, TrainingError
 from training.inference import predict
 from training.objectives import ObjectiveConfig
 from training.run import class_weights, fit
+from training.tasks import make_task
 
 
 def test_a_run_leaves_its_four_files(rich_run: Path) -> None:
@@ -67,7 +69,7 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
     ("changes", "error"),
     [({"model.num_heads": 3}, RecipeError), ({"model.encoders": {"default": {"kind": "cnn"}}}, RecipeError),
      ({"train.device": "cuda:99"}, RecipeError), ({"data.label": "nothing"}, DataError),
-     ({"objective.class_weights": [1.0, 2.0, 3.0]}, RunError), ({"data.labels": ["a", "a"]}, RecipeError),
+     ({"objective.class_weights": [1.0, 2.0, 3.0]}, RecipeError), ({"data.labels": ["a", "a"]}, RecipeError),
      ({"data.modalities.signal": {"array": "none.npy"}}, DataError)],
 )  # fmt: skip
 def test_a_mistake_leaves_no_folder(tmp_path: Path, changes: dict[str, Any], error: type[TrainingError]) -> None:
@@ -104,10 +106,10 @@ def test_only_an_unfinished_run_of_the_same_recipe_is_resumed(small_run: Path, t
 
 def test_class_weights() -> None:
     """None, the numbers given, or inverse frequencies whose mean over rows is 1."""
-    target = np.array([0, 0, 0, 1])
+    target, task = np.array([0, 0, 0, 1]), make_task(small_model.TASK)
 
     def weights(value: Any) -> torch.Tensor | None:
-        return class_weights(ObjectiveConfig.model_validate({"class_weights": value}), target, 2)
+        return class_weights(ObjectiveConfig.model_validate({"class_weights": value}), task, target)
 
     assert weights(None) is None
     assert weights((0.25, 0.75)).tolist() == [0.25, 0.75]  # type: ignore[union-attr]

@@ -5,18 +5,15 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from service.bundle.manifest import TaskInfo
-from training.tasks import (
-    LOWER_IS_BETTER,
-    METRICS,
+from training.tasks import LOWER_IS_BETTER, Classification, is_better, make_task
+from training.tasks.metrics import (
     accuracy,
     auprc,
     auroc,
     brier,
     debiased_calibration_error,
-    evaluate,
     expected_calibration_error,
     f1,
-    is_better,
     log_loss,
 )
 
@@ -108,7 +105,7 @@ def test_intervals_hold_their_value(num_rows: int, num_classes: int, seed: int) 
     p, y = drawn(num_classes, num_rows, seed)
     y[:num_classes] = range(num_classes)
     task = BINARY if num_classes == 2 else THREE.model_copy(update={"labels": tuple("abcd"[:num_classes])})
-    for name, metric in evaluate(p, y, task, num_bootstraps=20).items():
+    for name, metric in make_task(task).evaluate(p, y, num_bootstraps=20).items():
         assert metric.low is not None, name
         assert metric.high is not None, name
         assert metric.low - 1e-9 <= metric.value <= metric.high + 1e-9, name
@@ -119,7 +116,7 @@ def test_intervals_hold_their_value(num_rows: int, num_classes: int, seed: int) 
 def test_bounded_metrics_have_bounded_intervals() -> None:
     """No interval of a share or an area reaches above 1."""
     p, y = binary([0.1, 0.2, 0.3, 0.35, 0.4, 0.7, 0.8, 0.95, 0.99, 0.6], [0, 0, 0, 1, 0, 1, 1, 1, 1, 0])
-    for name, metric in evaluate(p, y, BINARY, num_bootstraps=200).items():
+    for name, metric in make_task(BINARY).evaluate(p, y, num_bootstraps=200).items():
         assert metric.high is not None
         assert name == "log_loss" or metric.high <= 1, (name, metric)
 
@@ -127,17 +124,17 @@ def test_bounded_metrics_have_bounded_intervals() -> None:
 def test_intervals_are_reproducible_and_shrink_with_rows() -> None:
     """The same rows and seed give the same interval; four times the rows about half the width."""
     few, many = drawn(2, 100), drawn(2, 1600)
-    first, again = (evaluate(*few, BINARY, num_bootstraps=100) for _ in range(2))
+    first, again = (make_task(BINARY).evaluate(*few, num_bootstraps=100) for _ in range(2))
     assert first == again
-    assert first != evaluate(*few, BINARY, num_bootstraps=100, seed=1)
-    wide, narrow = first["auroc"], evaluate(*many, BINARY, num_bootstraps=100)["auroc"]
+    assert first != make_task(BINARY).evaluate(*few, num_bootstraps=100, seed=1)
+    wide, narrow = first["auroc"], make_task(BINARY).evaluate(*many, num_bootstraps=100)["auroc"]
     assert 0.15 < (narrow.high - narrow.low) / (wide.high - wide.low) < 0.4  # type: ignore[operator]
 
 
 def test_no_bootstraps_no_interval() -> None:
     """num_bootstraps = 0 gives values alone."""
-    values = evaluate(*drawn(2), BINARY, num_bootstraps=0)
-    assert set(values) == set(METRICS)
+    values = make_task(BINARY).evaluate(*drawn(2), num_bootstraps=0)
+    assert set(values) == set(Classification.metrics)
     assert all(v.low is None and v.high is None for v in values.values())
 
 
@@ -145,7 +142,7 @@ def test_classes_too_rare_to_resample_have_no_interval() -> None:
     """With one row per class hardly a resample holds them all: values without intervals, and no endless search."""
     labels = tuple(f"c{i}" for i in range(25))
     task = TaskInfo(kind="multiclass", labels=labels, outcome="kind")
-    values = evaluate(np.eye(25, dtype=np.float32), np.arange(25), task, num_bootstraps=20)
+    values = make_task(task).evaluate(np.eye(25, dtype=np.float32), np.arange(25), num_bootstraps=20)
     assert values["auroc"].value == 1.0
     assert values["auroc"].low is None
 

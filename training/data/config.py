@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from service.bundle.manifest import RiskBand
+from service.bundle.manifest import RiskBand, TaskKind
 from training.config import Config
 
 
@@ -89,8 +89,8 @@ class DataConfig(Config):
 
     name: str | None = None  # a named data set with its own loader, label rules and leak list
     path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe
-    label: str  # a column, or a rule of the named data set
-    task: Literal["binary", "multiclass"] = "binary"
+    label: str | tuple[str, ...]  # a column, or a rule of the named data set; multilabel: one 0/1 column per label
+    task: TaskKind = "binary"
     labels: tuple[str, ...] = ()  # class names in the order of the label's sorted values; the event last for binary
     outcome: str | None = None  # for a person: "death within one year"
     threshold: float = Field(default=0.5, gt=0, lt=1)  # binary: from which calibrated risk the event is predicted
@@ -104,9 +104,16 @@ class DataConfig(Config):
     def _source_and_columns(self) -> "DataConfig":
         if self.name is None and self.path is None:
             raise ValueError("needs a path, or the name of a data set")
+        if isinstance(self.label, tuple) and self.task != "multilabel":
+            raise ValueError(f"label is a list of columns, which only multilabel tasks have; this one is {self.task}")
         if len(self.modalities) < 2:
             raise ValueError(f"I2MoE needs at least 2 modalities, found {len(self.modalities)}: {', '.join(self.modalities)}")
         for name, modality in self.modalities.items():
-            if leaks := sorted(set(modality.columns) & {*self.exclude, self.label}):
+            if leaks := sorted(set(modality.columns) & {*self.exclude, *self.label_columns}):
                 raise ValueError(f"modality {name} uses {', '.join(leaks)} as a feature, but it is the label or excluded")
         return self
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The label as columns: one, or several for multilabel tasks."""
+        return (self.label,) if isinstance(self.label, str) else self.label

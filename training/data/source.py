@@ -59,8 +59,9 @@ def load_source(config: DataConfig, folder: Path) -> Source:
         frame = read_table(path)
     except TableError as error:
         raise DataError(str(error)) from error
-    rule = dataset.label_rules.get(config.label) if dataset else None
-    source = Source(frame) if rule is None else _apply_rule(frame, config.label, rule)
+    label = config.label_columns[0]
+    rule = dataset.label_rules.get(label) if dataset else None
+    source = Source(frame) if rule is None else _apply_rule(frame, label, rule)
     _check_columns(source.frame, config, path)
     return source
 
@@ -84,7 +85,7 @@ def _apply_rule(frame: pl.DataFrame, label: str, rule: LabelRule) -> Source:
 
 
 def _check_columns(frame: pl.DataFrame, config: DataConfig, path: Path) -> None:
-    wanted = {config.label, config.group, config.split.column} - {None}
+    wanted = {*config.label_columns, config.group, config.split.column} - {None}
     wanted |= {column for modality in config.modalities.values() for column in modality.columns}
     if absent := sorted(str(column) for column in wanted if column not in frame.columns):
         raise DataError(f"{path}: has no column {', '.join(absent)}")

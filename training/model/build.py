@@ -17,6 +17,7 @@ from training.model.fusion import FUSIONS, Fusion
 from training.model.mixture import I2MoE
 from training.model.modality import ModalityEncoder
 from training.model.reweighting import Reweighting
+from training.model.units import TargetUnits
 
 DEFAULT = "default"
 
@@ -64,6 +65,7 @@ def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I
             in_dim=num_modalities * config.hidden_dim, num_experts=num_modalities + 2, **config.reweighting.model_dump()
         ),
         calibration=Calibration(num_outputs, task.kind),
+        units=TargetUnits() if task.kind == "regression" else None,
     )
 
 

@@ -35,25 +35,43 @@ class Calibration(nn.Module):
         scores_BC = logits_BC * self.scale + self.bias
         return torch.sigmoid(scores_BC) if self.kind == "multilabel" else torch.softmax(scores_BC, dim=-1)
 
-    @torch.no_grad()
-    def _set(self, log_scale: Tensor, bias_C: Tensor) -> None:
-        self.scale.fill_(float(log_scale.exp()))
-        self.bias.copy_(bias_C - bias_C.mean())
+    @property
+    def method(self) -> str:
+        """What `fit` does, for the manifest."""
+        named = {"regression": "none", "multilabel": "Platt scaling per label"}
+        return named.get(self.kind, "bias-corrected temperature scaling")
 
     def fit(self, logits_BC: Tensor, target_B: Tensor) -> None:
-        """Binary and multiclass: minimise the log loss of validation rows over one positive scale and C biases."""
-        logits_BC = logits_BC.double()
-        log_scale = torch.zeros((), dtype=torch.double, requires_grad=True)
-        bias_C = torch.zeros(logits_BC.shape[1], dtype=torch.double, requires_grad=True)
+        """Minimise the log loss of validation rows, from the identity; regression has nothing to fit.
+
+        Binary and multiclass (targets: class positions (B,)): one positive scale and C biases. Multilabel (targets: 0/1
+        (B, C)): a positive scale and a bias per label.
+        """
+        if self.kind == "regression":
+            return
+        logits_BC, num_outputs = logits_BC.double(), logits_BC.shape[1]
+        log_scale = torch.zeros(num_outputs if self.kind == "multilabel" else 1, dtype=torch.double, requires_grad=True)
+        bias_C = torch.zeros(num_outputs, dtype=torch.double, requires_grad=True)
         optimizer = torch.optim.LBFGS([log_scale, bias_C], max_iter=_MAX_ITERATIONS, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             # A whisper of ridge keeps the fit finite where validation rows are perfectly separated.
-            ridge = 1e-4 * (log_scale.square() + bias_C.square().sum())
-            loss = F.cross_entropy(logits_BC * log_scale.exp() + bias_C, target_B) + ridge
+            ridge = 1e-4 * (log_scale.square().sum() + bias_C.square().sum())
+            loss = self._log_loss(logits_BC * log_scale.exp() + bias_C, target_B) + ridge
             loss.backward()
             return loss
 
         optimizer.step(closure)
         self._set(log_scale.detach(), bias_C.detach())
+
+    def _log_loss(self, scores_BC: Tensor, target_B: Tensor) -> Tensor:
+        if self.kind == "multilabel":
+            return F.binary_cross_entropy_with_logits(scores_BC, target_B.double())
+        return F.cross_entropy(scores_BC, target_B)
+
+    @torch.no_grad()
+    def _set(self, log_scale: Tensor, bias_C: Tensor) -> None:
+        self.scale.copy_(log_scale.exp().expand_as(self.scale))
+        # A constant added to every score changes no softmax: biases are told around 0.
+        self.bias.copy_(bias_C if self.kind == "multilabel" else bias_C - bias_C.mean())

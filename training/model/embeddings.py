@@ -74,7 +74,9 @@ class NumericEmbedding(nn.Module):
         self.knots[feature] = knots[-1]  # unused bins sit at the end with no width
         self.knots[feature, : used + 1] = knots
         self.inverse_width[feature] = 0
-        self.inverse_width[feature, :used] = 1 / knots.diff()
+        self.inverse_width[feature, :used] = (1 / knots.diff()).clamp(
+            max=torch.finfo(torch.float32).max
+        )  # 1 / denormal is infinite
         self.first_score[feature] = scores[0]
         self.score_step[feature] = 0
         self.score_step[feature, :used] = scores.diff()

@@ -17,6 +17,7 @@ from training.model.calibration import Calibration
 from training.model.fusion.base import FusionOutput
 from training.model.masking import perturb
 from training.model.reweighting import Reweighting
+from training.model.units import TargetUnits
 
 
 class MixtureOutput(NamedTuple):
@@ -49,13 +50,20 @@ class I2MoE(nn.Module):
     """
 
     def __init__(
-        self, *, encoders: Sequence[nn.Module], expert: nn.Module, reweighting: Reweighting, calibration: Calibration
+        self,
+        *,
+        encoders: Sequence[nn.Module],
+        expert: nn.Module,
+        reweighting: Reweighting,
+        calibration: Calibration,
+        units: TargetUnits | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
         self.experts = nn.ModuleList(copy.deepcopy(expert) for _ in range(len(encoders) + 2))
         self.reweighting = reweighting
         self.calibration = calibration
+        self.units = units  # regression: from the experts' unit to the target's
 
     def embed(self, inputs: Sequence[Tensor]) -> Tensor:
         """Inputs (B, columns), one per modality, to tokens (B, n, P, D)."""
@@ -71,6 +79,10 @@ class I2MoE(nn.Module):
         output = _gather([expert(perturb(tokens_BnPD, replacement).flatten(0, 1)) for expert in self.experts])
         return output._replace(logits=output.logits.unflatten(1, (num_modalities + 1, -1)))
 
+    def standardise(self, target: Tensor) -> Tensor:
+        """Targets in the unit in which the experts answer: changed for regression alone."""
+        return target if self.units is None else self.units.standardise(target)
+
     @staticmethod
     def mix(weights_BE: Tensor, logits_EBC: Tensor) -> Tensor:
         """The weighted sum of expert logits (B, C)."""
@@ -81,5 +93,7 @@ class I2MoE(nn.Module):
         tokens_BnPD = self.embed(inputs)
         weights_BE = self.reweighting(tokens_BnPD)
         logits_EBC = self.run_experts(tokens_BnPD).logits
+        if self.units is not None:
+            logits_EBC = self.units(logits_EBC)
         logits_BC = self.mix(weights_BE, logits_EBC)
         return MixtureOutput(self.calibration(logits_BC), logits_BC, weights_BE, logits_EBC.transpose(0, 1))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import TaskInfo
 from training.evaluation import Evaluation
-from training.tasks import ECE_BINS
+from training.tasks.metrics import ECE_BINS
 
 Floats = NDArray[np.floating]
 MAX_CURVES = 7  # as many as a reader tells apart

@@ -29,7 +29,7 @@ from training.report.style import (
     picture,
     plain,
 )
-from training.tasks import ECE_BINS
+from training.tasks.metrics import ECE_BINS
 
 _BODY_ALPHA = 0.35
 _HEADROOM = 0.4  # above the curves, for the legend

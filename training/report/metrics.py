@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.bundle.manifest import MetricValue
-from training.tasks import ECE_BINS, LOWER_IS_BETTER
+from training.tasks import LOWER_IS_BETTER
+from training.tasks.metrics import ECE_BINS
 
 _TITLES = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score", "ece_debiased": "ECE, debiased"}
 _MEANINGS = {

@@ -337,7 +337,7 @@ def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
 def test_a_binary_task_cannot_have_three_names(tmp_path: Path) -> None:
     """Three names for three values are a multiclass task."""
     folder = changed_table(tmp_path, outcome=[str(i % 3) for i in range(120)])
-    with pytest.raises(DataError, match='a binary task has 2 classes, found 3; use task = "multiclass"'):
+    with pytest.raises(RecipeError, match="a binary task has 2 distinct labels"):
         load(folder, {"data.labels": ["a", "b", "c"]})
 
 

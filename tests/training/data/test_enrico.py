@@ -66,9 +66,9 @@ def test_the_split_is_the_released_one(tmp_path: Path) -> None:
     data = enrico.read(write(tmp_path), size=(2, 2))
     of_split = {split: data.frame.filter(pl.col("split") == split)["id"].to_list() for split in ("train", "validation", "test")}
     assert {split: len(ids) for split, ids in of_split.items()} == {"train": 13, "validation": 3, "test": 4}
-    shuffled = "19 5 14 4 9 13 15 18 6 12 17 10 1 11 2 16 7 8 0 3".split()  # Random(42).shuffle(list(range(20)))
-    assert of_split["validation"] == [IDS[i] for i in sorted(map(int, shuffled[13:16]))]
-    assert of_split["test"] == [IDS[i] for i in sorted(map(int, shuffled[16:]))]
+    shuffled = [19, 5, 14, 4, 9, 13, 15, 18, 6, 12, 17, 10, 1, 11, 2, 16, 7, 8, 0, 3]  # Random(42).shuffle(list(range(20)))
+    assert of_split["validation"] == [IDS[i] for i in sorted(shuffled[13:16])]
+    assert of_split["test"] == [IDS[i] for i in sorted(shuffled[16:])]
     full = enrico._splits(1458, tmp_path)
     assert [full.count(split) for split in ("train", "validation", "test")] == [947, 219, 292]
 

@@ -154,9 +154,15 @@ def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
         mimic_iv_processed.read(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "content"), [("PTID_splits_mimic.json", b"{"), ("lab_x.pt", b"PK"), ("lab_x.pt", b"")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", b""), ("labels.csv", b"a,b\n1,2,3\n"), ("PTID_splits_mimic.json", b"{"),
+        ("lab_x.pt", b"PK"), ("lab_x.pt", b""),
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
-    """Bytes that are no JSON and no torch file are one line naming the file."""
+    """Bytes that are no table, no JSON and no torch file are one line naming the file."""
     (write(tmp_path) / name).write_bytes(content)
     with pytest.raises(DataError, match=name) as error:
         mimic_iv_processed.read(tmp_path)

@@ -15,13 +15,13 @@ NUM_ROWS = 9
 SIZES = (4, 2, 3)
 
 
-def contents(num_rows: int = NUM_ROWS) -> dict[str, np.ndarray[Any, Any]]:
+def contents(num_rows: int = NUM_ROWS, *, width: int = 4096) -> dict[str, np.ndarray[Any, Any]]:
     """The data sets of the file that the reader uses, and one that it does not."""
     generator = np.random.default_rng(0)
     return {
         "imdb_ids": np.array([f"{88885 + i:07d}".encode() for i in range(num_rows)], "S7"),
         "features": generator.normal(size=(num_rows, 300)).astype(np.float32),
-        "vgg_features": generator.normal(size=(num_rows, 4096)).astype(np.float32),
+        "vgg_features": generator.normal(size=(num_rows, width)).astype(np.float32),
         "genres": generator.integers(2, size=(num_rows, 23), dtype=np.int32),
         "sequences": np.zeros((num_rows, 1)),
     }
@@ -69,8 +69,7 @@ def test_ids_are_seven_digits_however_stored(tmp_path: Path, kind: str) -> None:
 
 def test_the_released_sizes_are_the_default(tmp_path: Path) -> None:
     """25,959 rows are 15,552, 2,608 and 7,799; another number needs sizes, and is never cut by guess."""
-    rows = contents(25959) | {"features": np.zeros((25959, 2), np.float32), "vgg_features": np.zeros((25959, 2), np.float32)}
-    counts = mmimdb.read(write(tmp_path, rows)).frame["split"].value_counts()
+    counts = mmimdb.read(write(tmp_path, contents(25959, width=2))).frame["split"].value_counts()
     assert dict(counts.iter_rows()) == {"train": 15552, "validation": 2608, "test": 7799}
     (tmp_path / mmimdb.FILE).unlink()
     with pytest.raises(DataError, match=r"expected 15552 \+ 2608 \+ 7799 rows .*, found 9; give the file's own sizes"):

@@ -212,6 +212,7 @@ def test_other_objects_are_refused(tmp_path: Path, content: object) -> None:
         b"not a pickle",
         pickle.dumps(document())[:-100],
         b"cnumpy\ndtype\n(S'O8'\nI0\nI1\ntR.",  # a bare type
+        b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nN(S'a'\ntNI-1\nI-1\nI0\ntb.",  # a type with named parts
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\ntRI00\nS'abcdefgh'\ntb.",
         b"c_codecs\nencode\n(Vabc\nVrot13\ntR.",  # another codec
         b"(lp0\ng0\na.",  # a list that holds itself

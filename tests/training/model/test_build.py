@@ -9,6 +9,7 @@ from training.model.build import ModelConfig, build_model, expert_infos
 @pytest.mark.parametrize(
     ("changes", "told"),
     [({"hidden_dim": 10, "num_heads": 4}, "model.hidden_dim must be a multiple of num_heads, found 10 and 4"),
+     ({"fusion": "mamba"}, r"model.fusion: expected one of .*transformer.*, found 'mamba'"),
      ({"encoders": {"lab": {}}}, r"model.encoders: \['lab'\] are not modalities; expected default, mixed, labs, signal"),
      ({"encoders": {"labs": {"kind": "cnn"}}}, r"model.encoders.labs.kind: expected one of .*patch.*, found 'cnn'"),
      ({"encoders": {"labs": {"kind": ["patch"]}}}, r"model.encoders.labs.kind: expected one of .*, found \['patch'\]"),

@@ -71,6 +71,14 @@ def test_unfitted_calibration_is_the_link_alone() -> None:
     assert torch.equal(Calibration(1, "regression")(logits[:, :1]), logits[:, :1])
 
 
+def test_the_prediction_is_the_link_of_scaled_and_shifted_logits() -> None:
+    """softmax(scale x logits + bias), with both of them in it."""
+    calibration, logits = Calibration(3, "multiclass"), torch.randn(4, 3)
+    calibration.scale.copy_(torch.tensor([0.5, 0.5, 0.5]))
+    calibration.bias.copy_(torch.tensor([1.0, -2.0, 1.0]))
+    torch.testing.assert_close(calibration(logits), (0.5 * logits + torch.tensor([1.0, -2.0, 1.0])).softmax(dim=1))
+
+
 def test_calibration_travels_with_the_weights() -> None:
     """Scale and bias are buffers: in the state, never trained."""
     calibration = Calibration(2, "binary")

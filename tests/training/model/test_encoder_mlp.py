@@ -29,7 +29,6 @@ def test_statistics_are_those_of_the_training_rows() -> None:
 def test_it_has_the_parameters_of_its_formula() -> None:
     """K h + h + (k - 2)(h^2 + h) + h P D + P D; one layer is a single Linear."""
     out = cases.NUM_PATCHES * cases.HIDDEN_DIM
-    expanded, hidden = 4 + 3 + 3, 8  # two numbers, two codes; three categories; three features' flags... see below
     hidden = 8
     expanded = len(["a", "b", "I10", "I20"]) + len(["female", "male", "other"]) + len(TABULAR.features)
     deep = cases.encoder("mlp", TABULAR, {"num_layers": 3, "hidden": hidden})

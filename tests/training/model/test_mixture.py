@@ -11,6 +11,7 @@ from training.model.masking import perturb, zero_vector
 from training.model.mixture import I2MoE
 from training.model.reweighting import Reweighting
 from training.objectives import ObjectiveConfig, PaperObjective
+from training.tasks import make_task
 
 # d, layers, patches, modalities, classes, reweighting hidden and layers -> parameters of experts and reweighting (Table 6).
 TABLE_6 = {
@@ -118,7 +119,9 @@ def test_experts_start_equal_and_become_different() -> None:
     assert len({p.data_ptr() for expert in model.experts for p in expert.parameters()}) == 5 * len(states[0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(0)
-    PaperObjective(ObjectiveConfig(interaction_weight=1.0))(model, small_model.rows(16), torch.arange(16) % 2).total.backward()
+    PaperObjective(ObjectiveConfig(interaction_weight=1.0), make_task(small_model.TASK))(
+        model, small_model.rows(16), torch.arange(16) % 2
+    ).total.backward()
     optimizer.step()
     heads = [expert.head.weight for expert in model.experts]  # type: ignore[union-attr]
     assert not any(torch.equal(heads[i], heads[j]) for i in range(5) for j in range(i))

@@ -1,6 +1,10 @@
-"""What a prediction is worth: one Task per kind of label owns its metrics and which run is better."""
+"""What a prediction is worth, figure by figure.
 
-from collections.abc import Callable, Mapping
+A metric takes predictions (N, C), targets and the task. Targets are class positions (N,) for binary and multiclass, 0/1
+per label (N, C) for multilabel, values (N,) for regression.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +12,17 @@ from scipy.special import erf
 from sklearn import metrics as sk
 
 from service.bundle.explanation import decide
-from service.bundle.manifest import MetricValue, TaskInfo
+from service.bundle.manifest import TaskInfo
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Float64s = NDArray[np.float64]
-Metric = Callable[[Floats, Ints, TaskInfo], float]  # (prediction (N, C), target (N,), task)
+Target = NDArray[np.int64] | NDArray[np.float32]
+Metric = Callable[[Floats, NDArray[np.int64], TaskInfo], float] | Callable[[Floats, NDArray[np.float32], TaskInfo], float]
 
 ECE_BINS = 15
 _EPS = 1e-7
-_MAX_DRAWS = 100  # per resample, before classes are found too rare for intervals
+LABEL_THRESHOLD = 0.5  # multilabel: from which calibrated probability a label is predicted
 
 
 def log_loss(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
@@ -104,65 +109,71 @@ def f1(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:
     return float(sk.f1_score(target_N, decide(prediction_NC, task), average=average, zero_division=0.0))
 
 
-METRICS: Mapping[str, Metric] = {
-    "auroc": auroc,
-    "auprc": auprc,
-    "brier": brier,
-    "ece": expected_calibration_error,
-    "ece_debiased": debiased_calibration_error,
-    "accuracy": accuracy,
-    "f1": f1,
-    "log_loss": log_loss,
-}
-LOWER_IS_BETTER = frozenset({"brier", "ece", "ece_debiased", "log_loss"})
+def _labels_with_both(target_NC: Floats) -> NDArray[np.intp]:
+    """Labels that some rows have and some have not: ranking metrics are undefined for the others."""
+    return np.flatnonzero((target_NC == 1).any(axis=0) & (target_NC == 0).any(axis=0))
 
 
-def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Does `value` of `metric` beat the best so far? NaN never does."""
-    if best is None:
-        return not np.isnan(value)
-    return value < best if metric in LOWER_IS_BETTER else value > best
+def multilabel_auroc(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """Area under the ROC curve, mean over the labels that some rows have and some have not."""
+    labels = _labels_with_both(target_NC)
+    return float(sk.roc_auc_score(target_NC[:, labels], prediction_NC[:, labels], average="macro"))
 
 
-def evaluate(
-    prediction_NC: Floats, target_N: Ints, task: TaskInfo, *, num_bootstraps: int, seed: int = 0
-) -> dict[str, MetricValue]:
-    """Every metric with its 95 % bootstrap interval over rows.
-
-    Intervals are the bootstrap's quantiles moved so that its mean is the value itself: resampling biases some metrics
-    (calibration errors most), and the quantiles alone would then miss the value. Resamples that lack a class are drawn
-    again, so every metric is defined on each; no intervals are given where hardly any resample holds every class.
-    """
-    resamples = _resamples(target_N, num_bootstraps, seed)
-    return {name: _with_interval(name, prediction_NC, target_N, task, resamples) for name in METRICS}
+def multilabel_auprc(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """Average precision, mean over the labels that some rows have and some have not."""
+    labels = _labels_with_both(target_NC)
+    return float(sk.average_precision_score(target_NC[:, labels], prediction_NC[:, labels], average="macro"))
 
 
-def _resamples(target_N: Ints, count: int, seed: int) -> list[NDArray[np.intp]]:
-    generator, num_classes = np.random.default_rng(seed), len(np.unique(target_N))
-    resamples: list[NDArray[np.intp]] = []
-    for _ in range(count * _MAX_DRAWS):
-        if len(resamples) == count:
-            return resamples
-        rows = generator.integers(len(target_N), size=len(target_N))
-        if len(np.unique(target_N[rows])) == num_classes:
-            resamples.append(rows)
-    return []
+def micro_f1(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """F1 over all labels of all rows together, labels decided at probability 0.5."""
+    return float(sk.f1_score(target_NC == 1, prediction_NC >= LABEL_THRESHOLD, average="micro", zero_division=0.0))
 
 
-def _with_interval(
-    name: str, prediction_NC: Floats, target_N: Ints, task: TaskInfo, resamples: list[NDArray[np.intp]]
-) -> MetricValue:
-    metric = METRICS[name]
-    value = metric(prediction_NC, target_N, task)
-    if not resamples:
-        return MetricValue(value=value)
-    drawn = np.array([metric(prediction_NC[rows], target_N[rows], task) for rows in resamples])
-    low, high = np.quantile(drawn, [0.025, 0.975]) + value - drawn.mean()
-    return MetricValue(value=value, low=max(0.0, float(low)), high=min(_largest(name, task), float(high)))
+def macro_f1(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """F1 per label, then the mean, labels decided at probability 0.5."""
+    return float(sk.f1_score(target_NC == 1, prediction_NC >= LABEL_THRESHOLD, average="macro", zero_division=0.0))
 
 
-def _largest(name: str, task: TaskInfo) -> float:
-    """The largest value a metric can have."""
-    if name == "log_loss":
-        return np.inf
-    return 2.0 if name == "brier" and len(task.labels) > 2 else 1.0
+def exact_match(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """Share of rows whose labels are all right (what the paper calls accuracy on MM-IMDB)."""
+    return float(((prediction_NC >= LABEL_THRESHOLD) == (target_NC == 1)).all(axis=1).mean())
+
+
+def multilabel_brier(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """Mean squared error of the probabilities over all rows and labels."""
+    return float(((prediction_NC - target_NC) ** 2).mean())
+
+
+def multilabel_log_loss(prediction_NC: Floats, target_NC: Floats, task: TaskInfo) -> float:
+    """Mean negative log probability of what was so, over all rows and labels."""
+    probability_NC = np.clip(np.where(target_NC == 1, prediction_NC, 1 - prediction_NC), _EPS, 1)
+    return float(-np.log(probability_NC).mean())
+
+
+def mae(prediction_N1: Floats, target_N: Floats, task: TaskInfo) -> float:
+    """Mean absolute error, in the target's unit."""
+    return float(np.abs(prediction_N1[:, 0] - target_N).mean())
+
+
+def rmse(prediction_N1: Floats, target_N: Floats, task: TaskInfo) -> float:
+    """Root of the mean squared error, in the target's unit."""
+    return float(np.sqrt(((prediction_N1[:, 0] - target_N) ** 2).mean()))
+
+
+def r2(prediction_N1: Floats, target_N: Floats, task: TaskInfo) -> float:
+    """Share of the target's variance that is explained; negative for a model worse than the mean."""
+    return float(sk.r2_score(target_N, prediction_N1[:, 0]))
+
+
+def correlation(prediction_N1: Floats, target_N: Floats, task: TaskInfo) -> float:
+    """Pearson correlation of predictions and targets; 0 where the predictions are constant."""
+    if prediction_N1[:, 0].std() < _EPS or target_N.std() < _EPS:
+        return 0.0
+    return float(np.corrcoef(prediction_N1[:, 0], target_N)[0, 1])
+
+
+def sign_accuracy(prediction_N1: Floats, target_N: Floats, task: TaskInfo) -> float:
+    """Share of rows on the right side of zero (the two-class accuracy reported for CMU-MOSI)."""
+    return float(((prediction_N1[:, 0] > 0) == (target_N > 0)).mean())
