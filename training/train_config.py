@@ -1,5 +1,7 @@
 """The [train] section of a recipe."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from training.config import Config
@@ -12,7 +14,8 @@ class TrainConfig(Config):
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)  # on matrices only, never on biases, norms and tokens
-    warmup_epochs: float = Field(default=1.0, ge=0)  # linear, then cosine to zero over `epochs`
+    schedule: Literal["cosine", "constant"] = "cosine"  # after the warm-up: to zero over `epochs`, or as it is
+    warmup_epochs: float = Field(default=1.0, ge=0)  # linear
     max_grad_norm: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # weight averaging; 0 evaluates the raw weights
     patience: int = Field(default=8, ge=1)  # stop after this many epochs without a better validation value

@@ -187,10 +187,12 @@ class Trainer:
         return told.cpu().numpy()
 
     def _schedule(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero at the last epoch."""
+        """Linear warm-up, then constant or a cosine to zero at the last epoch."""
         warmup, total = self.config.warmup_epochs * self.steps_per_epoch, self.config.epochs * self.steps_per_epoch
         if step < warmup:
             return min(1.0, (step + 1) / warmup)
+        if self.config.schedule == "constant":
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
 
     def _average(self, averages: Any, currents: Any, num_averaged: Any) -> None:

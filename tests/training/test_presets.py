@@ -10,9 +10,12 @@ import pytest
 from service.bundle.manifest import ModelCard, TaskInfo
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.data import adni, enrico, mimic_iv_processed, mmimdb, mosi
+from training.data.source import load_source
+from training.errors import DataError
 from training.model.build import ModelConfig, build_model
 from training.model.mixture import I2MoE
 from training.objectives import ObjectiveConfig
+from training.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 BACKBONES = ("interpretcc", "moepp", "switchgate", "transformer")
@@ -89,3 +92,17 @@ def test_the_comments_on_published_parameter_counts_are_right(data_set: str, cha
     changes["missing"] = "reject"  # the paper's model has no tokens for missing modalities
     parameters = built(document, **changes).named_parameters()
     assert sum(values.numel() for name, values in parameters if not name.startswith("encoders.")) == published
+
+
+@pytest.mark.parametrize(("data_set", "backbone"), PRESETS)
+def test_a_preset_is_a_recipe(data_set: str, backbone: str) -> None:
+    """Every preset is read by the loader that `python -m training fit` uses, without one unknown key."""
+    recipe = load_recipe(RECIPES / data_set / f"{backbone}.toml")
+    assert recipe.model.fusion == backbone
+
+
+def test_a_preset_without_its_data_says_where_they_belong() -> None:
+    """Data that are not shipped are asked for in one line that names the folder."""
+    path = RECIPES / "mosi" / "transformer.toml"
+    with pytest.raises(DataError, match=r"cmu-mosi: expected the folder of data set mosi, found nothing"):
+        load_source(load_recipe(path).data, path.parent)

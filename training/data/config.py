@@ -44,7 +44,7 @@ class ModalityConfig(Config):
     categorical: tuple[str, ...] = ()
     codes: CodesConfig | None = None
     text: TextConfig | None = None
-    array: Path | None = None  # row-aligned .npy file of any rank, relative to the recipe
+    array: Path | None = None  # row-aligned .npy file of any rank, relative to the recipe; or an array of the named data set
     units: dict[str, str] = {}  # numeric column -> unit
 
     @model_validator(mode="after")
@@ -89,6 +89,7 @@ class DataConfig(Config):
 
     name: str | None = None  # a named data set with its own loader, label rules and leak list
     path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe
+    root: Path | None = None  # a named data set's own folder, relative to the recipe
     label: str | tuple[str, ...]  # a column, or a rule of the named data set; multilabel: one 0/1 column per label
     task: TaskKind = "binary"
     labels: tuple[str, ...] = ()  # class names in the order of the label's sorted values; the event last for binary

@@ -44,7 +44,7 @@ class Dataset:
 def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Literal["learned", "reject"] = "learned") -> Dataset:
     """Read, split, fit on the training rows, encode. `folder` is where the recipe lies. Raises `DataError`."""
     source = load_source(config, folder)
-    columns = read_columns(source.frame, config.modalities, folder)
+    columns = read_columns(source, config.modalities, folder)
     usable, notes = _usable_rows(columns, source.frame.height, missing)
     frame = source.frame.filter(pl.Series(usable))
     columns = {m: {n: [v for v, keep in zip(c, usable, strict=True) if keep] for n, c in cs.items()} for m, cs in columns.items()}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 
 from service.bundle.features import UnfitValueError, kind_of
 from service.bundle.schema import (
@@ -26,6 +25,7 @@ from service.bundle.schema import (
 from service.bundle.tables import TableError, column_values
 from service.bundle.text import fit_tfidf
 from training.data.config import CodesConfig, ModalityConfig, TextConfig
+from training.data.source import Source
 from training.data.split import Rows
 from training.errors import DataError
 
@@ -34,21 +34,27 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 Columns = Mapping[str, Mapping[str, Sequence[Any]]]  # modality -> feature -> one value per row
 
 
-def read_columns(frame: pl.DataFrame, modalities: Mapping[str, ModalityConfig], folder: Path) -> Columns:
+def read_columns(source: Source, modalities: Mapping[str, ModalityConfig], folder: Path) -> Columns:
     """The values of every feature, row by row, None where missing. Raises `DataError`."""
-    return {name: _modality_columns(frame, config, folder) for name, config in modalities.items()}
+    return {name: _modality_columns(source, config, folder) for name, config in modalities.items()}
 
 
-def _modality_columns(frame: pl.DataFrame, config: ModalityConfig, folder: Path) -> dict[str, Sequence[Any]]:
+def _modality_columns(source: Source, config: ModalityConfig, folder: Path) -> dict[str, Sequence[Any]]:
     try:
         columns: dict[str, Sequence[Any]] = {
-            column: column_values(frame, column, numeric=column in config.numeric) for column in config.columns
+            column: column_values(source.frame, column, numeric=column in config.numeric) for column in config.columns
         }
     except TableError as error:
         raise DataError(str(error)) from error
     if config.array is not None:
-        columns[config.array.stem] = _read_array(folder / config.array, frame.height)
+        columns[config.array.stem] = _row_arrays(source, config.array, folder)
     return columns
+
+
+def _row_arrays(source: Source, array: Path, folder: Path) -> Any:
+    """An array of the named data set, or else a .npy file."""
+    named = source.arrays.get(str(array))
+    return _read_array(folder / array, source.frame.height) if named is None else named
 
 
 def _read_array(path: Path, num_rows: int) -> Any:
