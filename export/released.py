@@ -1,4 +1,4 @@
-"""Imports a checkpoint of the authors' released code (Raina-Xin/I2MoE): transformer experts, patch encoders.
+"""Imports a checkpoint of the authors' released code (Raina-Xin/I2MoE): every backbone, patch and MLP encoders.
 
 Such a file holds `{"ensemble_model": weights, "encoder_dict": {modality: weights}}` and no configuration. What shapes do
 not tell (heads, temperature, column counts) comes from a config.json. It is loaded as plain tensors, never as pickle.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from export.bundle import Material
 from export.errors import ExportError
+from export.released_keys import encoder_key, expert_key
 from service.bundle.manifest import CalibrationInfo, ModelCard, TaskInfo, TaskKind
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.checkpoint import load_tensors
@@ -32,7 +33,7 @@ _FEATURE = "vector"
 class ReleasedConfig(Config):
     """config.json: what a released checkpoint does not record, by the names of the released command line."""
 
-    fusion: Literal["transformer"]
+    fusion: Literal["transformer", "switchgate", "moepp", "interpretcc"]
     modalities: dict[ModalityName, PositiveInt] = Field(min_length=2)  # name -> input columns, in expert order
     hidden_dim: PositiveInt
     num_patches: PositiveInt
@@ -42,6 +43,10 @@ class ReleasedConfig(Config):
     hidden_dim_rw: PositiveInt
     num_layer_rw: PositiveInt
     temperature_rw: float = Field(default=1.0, gt=0)
+    num_experts: PositiveInt | None = None  # SwitchGate: experts of a sparse layer
+    tau: float = Field(default=1.0, gt=0)  # InterpretCC: temperature, threshold and kind of its gates
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    hard: bool = True
     regression: bool = False
     multilabel: bool = False
     name: str = Field(default="released-i2moe", pattern=NAME_PATTERN)
@@ -55,6 +60,8 @@ class ReleasedConfig(Config):
     def _labels_match(self) -> "ReleasedConfig":
         if self.labels and len(self.labels) != self.num_classes:
             raise ValueError(f"labels: expected {self.num_classes}, found {len(self.labels)}")
+        if self.fusion == "switchgate" and self.num_experts is None:
+            raise ValueError("num_experts: is required for switchgate")
         if self.regression and self.num_classes != 1:
             raise ValueError(f"num_classes: expected 1 for regression, found {self.num_classes}")
         if self.num_classes == 1 and not (self.regression or self.multilabel):
@@ -87,9 +94,9 @@ def load_released(checkpoint: Path, config: ReleasedConfig) -> I2MoE:
     encoders = document["encoder_dict"]
     if list(encoders) != list(config.modalities):
         raise ExportError(f"{checkpoint}: has modalities {list(encoders)}, the configuration names {list(config.modalities)}")
-    weights = released_weights(document["ensemble_model"], encoders)
+    weights = released_weights(document["ensemble_model"], encoders, config.fusion)
     schema = released_schema(config)
-    model = build_model(_model_config(config), schema, _task(config))
+    model = build_model(_model_config(config, encoders), schema, _task(config))
     try:
         model.load_state_dict(_with_buffers(weights, model))
     except RuntimeError as error:
@@ -102,19 +109,43 @@ def _with_buffers(weights: Mapping[str, Tensor], model: I2MoE) -> dict[str, Tens
     return {name: tensor for name, tensor in model.named_buffers() if name in model.state_dict()} | dict(weights)
 
 
-def _model_config(config: ReleasedConfig) -> ModelConfig:
+def _fusion_options(config: ReleasedConfig) -> dict[str, Any]:
+    """The options under which our backbone computes what the released one does."""
+    options: dict[str, dict[str, Any]] = {
+        "transformer": {"residual": "released"},
+        "switchgate": {"residual": "released", "num_experts": config.num_experts},
+        "moepp": {"compat": "released"},
+        "interpretcc": {"tau": config.tau, "threshold": config.threshold, "hard": config.hard},
+    }
+    return options[config.fusion]
+
+
+def _encoder_options(config: ReleasedConfig, encoders: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
+    """Patch embeddings, or the MLPs that InterpretCC runs use; an MLP's depth and width are read off its weights."""
+    options: dict[str, dict[str, Any]] = {}
+    for modality in config.modalities:
+        layers = [tensor for key, tensor in encoders[modality].items() if re.fullmatch(r"network\.\d+\.weight", key)]
+        if layers:
+            options[modality] = {"kind": "mlp", "raw": True, "num_layers": len(layers), "hidden": len(layers[0]), "dropout": 0.0}
+        else:
+            options[modality] = {"kind": "patch", "raw": True}
+    return options
+
+
+def _model_config(config: ReleasedConfig, encoders: Mapping[str, Mapping[str, Tensor]]) -> ModelConfig:
     return ModelConfig(
+        fusion=config.fusion,
+        fusion_options=_fusion_options(config),
         hidden_dim=config.hidden_dim,
         num_patches=config.num_patches,
         num_layers=config.num_layers_fus,
         num_heads=config.num_heads,
         dropout=0.0,
-        fusion_options={"residual": "released"},
         missing="reject",
         reweighting=ReweightingConfig(
             hidden_dim=config.hidden_dim_rw, num_layers=config.num_layer_rw, temperature=config.temperature_rw
         ),
-        encoders={"default": {"kind": "patch", "raw": True}},
+        encoders=_encoder_options(config, encoders),
     )
 
 
@@ -127,27 +158,9 @@ def released_schema(config: ReleasedConfig) -> FeatureSchema:
     return FeatureSchema(modalities=tuple(modalities), missing="reject")
 
 
-_EXPERT_KEYS = (
-    (r"network\.(\d+)\.norm1\.(.*)", r"layers.\1.attention_norm.\2"),
-    (r"network\.(\d+)\.norm2\.(.*)", r"layers.\1.mlp_norm.\2"),
-    (r"network\.(\d+)\.attn\.q\.(.*)", r"layers.\1.attention.query.\2"),
-    (r"network\.(\d+)\.attn\.kv\.(.*)", r"layers.\1.attention.key_value.\2"),
-    (r"network\.(\d+)\.attn\.proj\.(.*)", r"layers.\1.attention.projection.\2"),
-    (r"network\.(\d+)\.mlp\.network\.0\.(.*)", r"layers.\1.expand.\2"),
-    (r"network\.(\d+)\.mlp\.network\.3\.(.*)", r"layers.\1.contract.\2"),
-    (r"network\.(\d+)\.fc\.(.*)", r"head.\2"),
-    (r"pos_embed", "position"),
-)
-
-
-def _expert_key(key: str) -> str:
-    for pattern, replacement in _EXPERT_KEYS:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(replacement)
-    raise ExportError(f"checkpoint key {key} is not one of a released transformer expert")
-
-
-def released_weights(ensemble: Mapping[str, Tensor], encoders: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def released_weights(
+    ensemble: Mapping[str, Tensor], encoders: Mapping[str, Mapping[str, Tensor]], fusion: str
+) -> dict[str, Tensor]:
     """Released parameter names to ours. `module.` prefixes are ignored. Raises `ExportError` for an unknown key."""
     weights = {}
     for full_key, tensor in ensemble.items():
@@ -155,15 +168,21 @@ def released_weights(ensemble: Mapping[str, Tensor], encoders: Mapping[str, Mapp
         if match := re.fullmatch(r"reweight\.mlp\.network\.(.*)", key):
             weights[f"reweighting.mlp.{match[1]}"] = tensor
         elif match := re.fullmatch(r"interaction_experts\.(\d+)\.fusion_model\.(.*)", key):
-            name = _expert_key(match[2])
-            weights[f"experts.{match[1]}.{name}"] = tensor.squeeze(0) if name == "position" else tensor
+            name = expert_key(fusion, match[2])
+            if name is not None:
+                weights[f"experts.{match[1]}.{name}"] = tensor.squeeze(0) if name == "position" else tensor
         else:
             raise ExportError(f"checkpoint key {full_key} is not one of a released I2MoE model")
+    return weights | _encoder_weights(encoders)
+
+
+def _encoder_weights(encoders: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    weights = {}
     for position, (modality, state) in enumerate(encoders.items()):
         for key, tensor in state.items():
-            if not key.startswith("projection."):
-                raise ExportError(f"encoder {modality}: key {key} is not one of a released patch embedding")
-            weights[f"encoders.{position}.encoder.patches.{key}"] = tensor
+            if (name := encoder_key(key)) is None:
+                raise ExportError(f"encoder {modality}: key {key} is not one of a released patch embedding or MLP")
+            weights[f"encoders.{position}.encoder.{name}"] = tensor
     return weights
 
 

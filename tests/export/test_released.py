@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import pytest
 import torch
 
 from export.errors import ExportError
-from export.released import load_released, load_released_config, released_material, released_weights
+from export.released import load_released, load_released_config, released_material, released_schema, released_weights
+from service.bundle.manifest import TaskInfo
 from training.errors import RecipeError, RunError
 from training.inference import predict
+from training.model.build import ModelConfig, ReweightingConfig, build_model
+from training.model.mixture import I2MoE
 
-TRANSFORMERS = ["transformer_mimic", "transformer_regression", "transformer_two_modalities"]
+GOLDEN = ["transformer_mimic", "transformer_regression", "transformer_two_modalities", "moepp_mimic"]
 
 
 def changed_config(golden: Path, folder: Path, **changes: Any) -> Path:
@@ -22,7 +26,7 @@ def changed_config(golden: Path, folder: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", TRANSFORMERS)
+@pytest.mark.parametrize("case", GOLDEN)
 def test_released_checkpoints_answer_as_the_released_code(shared_data: Path, case: str) -> None:
     """Logits, weights and every expert's logits of the golden inputs, to 1e-5."""
     golden = shared_data / "golden" / case
@@ -33,7 +37,9 @@ def test_released_checkpoints_answer_as_the_released_code(shared_data: Path, cas
     np.testing.assert_allclose(found.logits, expected["logits"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.expert_weights, expected["weights"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(found.expert_logits, expected["expert_logits"], atol=1e-5, rtol=0)
-    assert material.task.kind == {"transformer_mimic": "binary", "transformer_regression": "regression"}.get(case, "multiclass")
+    assert material.task.kind == {"transformer_regression": "regression", "transformer_two_modalities": "multiclass"}.get(
+        case, "binary"
+    )
     assert len(material.task.labels) == expected["logits"].shape[1]
 
 
@@ -124,19 +130,21 @@ def test_files_that_are_no_released_checkpoint_are_told(shared_data: Path, tmp_p
     ("ensemble", "encoders", "told"),
     [({"experts.0.fc.weight": torch.zeros(1)}, {}, "key experts.0.fc.weight is not one of a released I2MoE model"),
      ({"interaction_experts.0.fusion_model.layers.0.x": torch.zeros(1)}, {}, "key layers.0.x is not one of a released"),
-     ({}, {"img": {"0.op0.weight": torch.zeros(1)}}, "encoder img: key 0.op0.weight is not one of a released patch embedding")],
+     ({}, {"img": {"0.op0.weight": torch.zeros(1)}}, "encoder img: key 0.op0.weight is not one of a released patch")],
 )  # fmt: skip
 def test_unknown_weights_are_told(ensemble: dict[str, Any], encoders: dict[str, Any], told: str) -> None:
     """A key of another backbone or encoder is named."""
     with pytest.raises(ExportError, match=told):
-        released_weights(ensemble, encoders)
+        released_weights(ensemble, encoders, "transformer")
 
 
 def test_a_data_parallel_prefix_is_ignored(shared_data: Path) -> None:
     """`module.` before every key changes nothing."""
     document = torch.load(shared_data / "golden" / "transformer_mimic" / "checkpoint.pth", weights_only=True)
-    plain = released_weights(document["ensemble_model"], document["encoder_dict"])
-    prefixed = released_weights({f"module.{k}": v for k, v in document["ensemble_model"].items()}, document["encoder_dict"])
+    plain = released_weights(document["ensemble_model"], document["encoder_dict"], "transformer")
+    prefixed = released_weights(
+        {f"module.{k}": v for k, v in document["ensemble_model"].items()}, document["encoder_dict"], "transformer"
+    )
     assert plain.keys() == prefixed.keys()
 
 
@@ -146,3 +154,114 @@ def test_a_moepp_configuration_does_not_fit_a_transformer(shared_data: Path, tmp
     with pytest.raises(ExportError, match=r"fusion.*moepp|moepp") as error:
         released_material(golden / "checkpoint.pth", changed_config(golden, tmp_path, fusion="moepp"))
     assert "\n" not in str(error.value)
+
+
+def as_released(model: I2MoE, fusion: str) -> dict[str, Any]:
+    """A model's weights under the released names, as its checkpoint would hold them: the tables of keys read backwards."""
+    ensemble: dict[str, torch.Tensor] = {}
+    names = {"switchgate": SWITCHGATE_NAMES, "interpretcc": INTERPRETCC_NAMES}[fusion]
+    for key, tensor in model.state_dict().items():
+        if key.startswith("experts."):
+            _, number, rest = key.split(".", 2)
+            for ours, released in names:
+                rest = re.sub(ours, released, rest)
+            ensemble[f"interaction_experts.{number}.fusion_model.{rest}"] = tensor[None] if rest == "pos_embed" else tensor
+        elif key.startswith("reweighting."):
+            ensemble[key.replace("reweighting.mlp", "reweight.mlp.network")] = tensor
+    encoders = {
+        name: {
+            k.removeprefix(f"encoders.{i}.encoder.").removeprefix("patches."): v
+            for k, v in model.state_dict().items()
+            if k.startswith(f"encoders.{i}.encoder.") and ("projection" in k or "network" in k)
+        }
+        for i, name in enumerate(("lab", "note"))
+    }
+    return {"ensemble_model": ensemble, "encoder_dict": encoders}
+
+
+SWITCHGATE_NAMES = [
+    (r"^position$", "pos_embed"),
+    (r"^head\.", "network.2.fc."),
+    (r"^layers\.", "network."),
+    (r"attention_norm", "norm1"),
+    (r"mlp_norm", "norm2"),
+    (r"attention\.query", "attn.q"),
+    (r"attention\.key_value", "attn.kv"),
+    (r"attention\.projection", "attn.proj"),
+    (r"mlp\.router", "mlp.gate.gate"),
+    (r"mlp\.expand\.weight_SOI", "mlp.experts.htoh4.weight"),
+    (r"mlp\.expand\.bias_SO", "mlp.experts.htoh4.bias"),
+    (r"mlp\.contract\.weight_SOI", "mlp.experts.h4toh.weight"),
+    (r"mlp\.contract\.bias_SO", "mlp.experts.h4toh.bias"),
+    (r"(\d)\.expand", r"\1.mlp.network.0"),
+    (r"(\d)\.contract", r"\1.mlp.network.3"),
+]
+INTERPRETCC_NAMES = [
+    (r"^scores\.", "modality_gates."),
+    (r"^fuse\.", "fusion_layer.0."),
+    (r"^expand\.", "classifier.0."),
+    (r"^head\.", "classifier.2."),
+]
+DIMENSIONS = {
+    "modalities": {"lab": 20, "note": 33},
+    "hidden_dim": 16,
+    "num_layers_fus": 2,
+    "num_heads": 2,
+    "num_classes": 2,
+    "hidden_dim_rw": 8,
+    "num_layer_rw": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "options", "encoder", "config"),
+    [
+        (
+            "switchgate",
+            {"num_experts": 4, "residual": "released"},
+            {"kind": "patch", "raw": True},
+            {"num_patches": 4, "num_experts": 4},
+        ),
+        (
+            "interpretcc",
+            {"tau": 0.7, "threshold": 0.6},
+            {"kind": "mlp", "raw": True, "num_layers": 2, "hidden": 16},
+            {"num_patches": 1, "tau": 0.7, "threshold": 0.6},
+        ),
+    ],
+)
+def test_the_other_backbones_are_read_by_their_released_names(
+    tmp_path: Path, fusion: str, options: dict[str, Any], encoder: dict[str, Any], config: dict[str, Any]
+) -> None:
+    """A checkpoint in the released layout rebuilds the model whose weights it holds, options from config.json included."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(DIMENSIONS | config | {"fusion": fusion}))
+    read = load_released_config(path)
+    torch.manual_seed(0)
+    model_config = ModelConfig(
+        fusion=fusion,
+        fusion_options=options,
+        hidden_dim=16,
+        num_patches=config["num_patches"],
+        num_layers=2,
+        num_heads=2,
+        dropout=0.0,
+        missing="reject",
+        reweighting=ReweightingConfig(hidden_dim=8, num_layers=2),
+        encoders={"default": encoder},
+    )
+    task = TaskInfo(kind="binary", labels=("a", "b"), outcome="b")
+    model = build_model(model_config, released_schema(read), task).eval()
+    checkpoint = tmp_path / "x.pth"
+    torch.save(as_released(model, fusion), checkpoint)
+    again = load_released(checkpoint, read)
+    inputs = [torch.randn(5, 20), torch.randn(5, 33)]
+    torch.testing.assert_close(again(inputs).logits_BC, model(inputs).logits_BC)
+
+
+def test_switchgate_asks_for_its_number_of_experts(tmp_path: Path) -> None:
+    """What the checkpoint does not record is asked for by name."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(DIMENSIONS | {"fusion": "switchgate", "num_patches": 4}))
+    with pytest.raises(ExportError, match="num_experts: is required for switchgate"):
+        load_released_config(path)

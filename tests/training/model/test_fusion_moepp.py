@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export.errors import ExportError
-from export.released_moepp import released_moepp_key
+from export.released_keys import expert_key
 from tests.training.model.fusion_cases import (
     assert_exports,
     assert_rows_are_independent,
@@ -178,7 +178,7 @@ def released_expert(state: dict[str, torch.Tensor], position: int, config: dict[
     prefix = f"interaction_experts.{position}.fusion_model."
     weights = {}
     for key, tensor in state.items():
-        if key.startswith(prefix) and (name := released_moepp_key(key.removeprefix(prefix))) is not None:
+        if key.startswith(prefix) and (name := expert_key("moepp", key.removeprefix(prefix))) is not None:
             weights[name] = tensor.squeeze(0) if name == "position" else tensor
     model = MoEPlusPlusFusion(
         config=MoEPlusPlusFusion.Config(compat="released"),
@@ -226,10 +226,10 @@ def test_golden_outputs_of_the_released_code(shared_data: Path) -> None:
 )
 def test_released_keys(key: str, name: str | None) -> None:
     """Released names have ours, or None where the tensor has no part in the answer."""
-    assert name == released_moepp_key(key)
+    assert name == expert_key("moepp", key)
 
 
 def test_unknown_released_key() -> None:
     """A name that no released MoE++ expert has is an error that quotes it."""
     with pytest.raises(ExportError, match=r"network\.0\.fc\.bias is not one of"):
-        released_moepp_key("network.0.fc.bias")
+        expert_key("moepp", "network.0.fc.bias")
