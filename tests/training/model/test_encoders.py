@@ -41,7 +41,7 @@ def test_the_patch_encoder_standardises_expands_and_flags() -> None:
     """Numbers and codes as z-scores of the training rows, categories one-hot, one missing flag per feature."""
     rows = torch.tensor([[1.0, 10.0, 0.0, 1.0, 0.0], [3.0, torch.nan, 2.0, 0.0, 0.0], [5.0, 30.0, 1.0, 1.0, 0.0]])
     encoder = patch(fit=rows)
-    expanded = encoder._expand(torch.tensor([[3.0, 30.0, 2.0, 0.0, 0.0], [torch.nan] * 5]))
+    expanded = encoder.expansion(torch.tensor([[3.0, 30.0, 2.0, 0.0, 0.0], [torch.nan] * 5]))
     z_codes = (0 - 2 / 3) / (2 / 9) ** 0.5
     wanted = [[0.0, 1.0, z_codes, 0.0, 0, 0, 1, 0, 0, 0, 0], [0.0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]]
     torch.testing.assert_close(expanded, torch.tensor(wanted))
@@ -51,9 +51,9 @@ def test_a_constant_column_keeps_scale_one() -> None:
     """A column that never varies (0.1 has no exact float32 mean) is not blown up by a rounding error."""
     rows = torch.full((1000, 5), 0.1)
     encoder = patch(fit=rows)
-    assert torch.equal(encoder.scale_F, torch.ones(5))
+    assert torch.equal(encoder.expansion.standardise.scale, torch.ones(5))
     columns_without_values = patch(fit=torch.full((4, 5), torch.nan))
-    assert torch.equal(columns_without_values.scale_F, torch.ones(5))
+    assert torch.equal(columns_without_values.expansion.standardise.scale, torch.ones(5))
     assert torch.isfinite(columns_without_values(torch.zeros(1, 5))).all()
 
 
