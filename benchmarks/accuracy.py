@@ -28,12 +28,10 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from torch import nn
 
 from service.bundle.schema import CategoricalFeature
 from training.data.dataset import Dataset, load_dataset
 from training.inference import predict
-from training.model.reweighting import Reweighting
 from training.recipe import Recipe, load_recipe
 from training.run import calibrate, make_trainer
 from training.tasks import Classification
@@ -70,16 +68,13 @@ def i2moe(recipe: Recipe, dataset: Dataset) -> Matrix:
 
 def single_backbone(recipe: Recipe, dataset: Dataset) -> Matrix:
     """The same encoders, backbone and training, but one fusion module and no interaction losses."""
-    objective = recipe.objective.model_copy(update={"interaction_weight": 0.0})
-    with tempfile.TemporaryDirectory() as run:
-        trainer = make_trainer(recipe.model_copy(update={"objective": objective}), dataset, Path(run), shape=keep_one_expert)
-        return run_trainer(trainer, dataset)
-
-
-def keep_one_expert(model: nn.Module) -> None:
-    model.experts = nn.ModuleList([model.experts[0]])
-    in_dim = model.reweighting.mlp[0].in_features
-    model.reweighting = Reweighting(in_dim=in_dim, hidden_dim=1, num_layers=1, num_experts=1)
+    alone = recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"experts": "single"}),
+            "objective": recipe.objective.model_copy(update={"interaction_weight": 0.0}),
+        }
+    )
+    return i2moe(alone, dataset)
 
 
 def logistic_regression(_: Recipe, dataset: Dataset) -> Matrix:

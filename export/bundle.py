@@ -33,7 +33,6 @@ from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundl
 from training.checkpoint import METRICS_FILE, Checkpoint, load_checkpoint
 from training.errors import RunError
 from training.evaluation import calibration_info, read_metrics
-from training.model.build import expert_infos
 from training.model.mixture import I2MoE
 
 MANIFEST_SPLIT = "test"  # whose dataset-level explanation the manifest carries
@@ -115,7 +114,7 @@ def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo
         graph=graph,
         features=material.schema,
         task=material.task,
-        experts=expert_infos(material.schema),
+        experts=material.model.roles,
         calibration=material.calibration,
         metrics=material.metrics,
         explanation=material.explanation,
@@ -132,7 +131,7 @@ def _answer(predictor: Predictor, material: Material) -> Answer:
 
 
 def _no_answer(material: Material) -> Answer:
-    num_labels, num_experts = len(material.task.labels), len(material.schema.names) + 2
+    num_labels, num_experts = len(material.task.labels), len(material.model.roles)
     zeros = np.zeros((num_experts, num_labels)).tolist()
     return Answer.model_validate(
         {"prediction": zeros[0], "logits": zeros[0], "expert_weights": [0.0] * num_experts, "expert_logits": zeros}

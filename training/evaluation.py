@@ -21,7 +21,6 @@ from training.data.source import load_source
 from training.errors import DataError, RunError
 from training.files import write_text
 from training.inference import predict
-from training.model.build import expert_infos
 from training.tasks import make_task
 
 
@@ -63,7 +62,7 @@ def evaluate_rows(
         target,
         task=checkpoint.task,
         calibration=calibration_info(checkpoint),
-        experts=expert_infos(checkpoint.schema),
+        experts=checkpoint.model.roles,
         split=split,
     )
     return Evaluation(output, target, metrics, explanation)

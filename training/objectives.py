@@ -4,7 +4,7 @@ Losses are functions over logits that the model computed; the model knows nothin
 (uniqueness 1..n, synergy, redundancy), V variants (clean, then modality 1..n replaced), B batch, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from service.bundle.manifest import ExpertInfo
 from training.config import Config
+from training.errors import RecipeError
 from training.model.masking import MASKINGS
 from training.model.mixture import I2MoE
 from training.tasks import Regression, Task
@@ -29,86 +31,101 @@ class ObjectiveConfig(Config):
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # "balanced": inverse training frequencies
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     regression_losses: Literal["bounded", "released"] = "bounded"  # regression: which interaction losses
+    on: Literal["logits", "latents"] = "logits"  # what the interaction losses compare; latents: an ablation, with live gradient
+    num_perturbed: int | None = Field(default=None, ge=1)  # perturbed passes a step, modalities drawn at random; None: all
     gate_weight: float = Field(default=0.01, ge=0)  # of the load-balancing loss of backbones with gates
 
 
-def uniqueness_loss(logits_VBC: Tensor, modality: int) -> Tensor:
+def uniqueness_loss(outputs_VBC: Tensor, own: int) -> Tensor:
     """Losing its own modality is the negative, losing any other a positive.
 
     L = 1/(n-1) sum_{j != i} mean_B max(|y0 - yj| - |y0 - yi| + 1, 0), Euclidean distances with a 1e-7 offset
-    (I2MoE section 3.2, nn.TripletMarginLoss). `modality` i counts from 0.
+    (I2MoE section 3.2, nn.TripletMarginLoss). `own` counts perturbed variants from 0.
     """
-    anchor_BC, negative_BC = logits_VBC[0], logits_VBC[modality + 1]
-    positives = [j for j in range(1, len(logits_VBC)) if j != modality + 1]
-    losses = [F.triplet_margin_loss(anchor_BC, logits_VBC[j], negative_BC, margin=TRIPLET_MARGIN, eps=1e-7) for j in positives]
+    anchor_BC, negative_BC = outputs_VBC[0], outputs_VBC[own + 1]
+    positives = [j for j in range(1, len(outputs_VBC)) if j != own + 1]
+    losses = [F.triplet_margin_loss(anchor_BC, outputs_VBC[j], negative_BC, margin=TRIPLET_MARGIN, eps=1e-7) for j in positives]
     return torch.stack(losses).mean()
 
 
-def _similarity(logits_VBC: Tensor) -> Tensor:
-    """Mean cosine similarity of the clean logits with each perturbed pass's: a scalar in [-1, 1]."""
-    return F.cosine_similarity(logits_VBC[:1], logits_VBC[1:], dim=-1, eps=1e-12).mean()
+def _similarity(outputs_VBC: Tensor) -> Tensor:
+    """Mean cosine similarity of the clean outputs with each perturbed pass's: a scalar in [-1, 1]."""
+    return F.cosine_similarity(outputs_VBC[:1], outputs_VBC[1:], dim=-1, eps=1e-12).mean()
 
 
-def synergy_loss(logits_VBC: Tensor) -> Tensor:
+def synergy_loss(outputs_VBC: Tensor) -> Tensor:
     """Losing any modality is a negative: L = 1/n sum_j mean_B cos(y0, yj), minimised (I2MoE section 3.2)."""
-    return _similarity(logits_VBC)
+    return _similarity(outputs_VBC)
 
 
-def redundancy_loss(logits_VBC: Tensor) -> Tensor:
+def redundancy_loss(outputs_VBC: Tensor) -> Tensor:
     """Losing any modality is a positive: L = 1/n sum_j mean_B (1 - cos(y0, yj)) (I2MoE section 3.2)."""
-    return 1 - _similarity(logits_VBC)
+    return 1 - _similarity(outputs_VBC)
 
 
-def interaction_losses(logits_EVBC: Tensor) -> Tensor:
-    """(E, V, B, C) logits to one loss per expert (E,), in expert order. Their mean is the paper's L_int."""
-    num_experts, num_variants = logits_EVBC.shape[:2]
-    num_modalities = num_variants - 1
-    if num_experts != num_modalities + 2:
-        raise ValueError(f"{num_modalities} modalities need {num_modalities + 2} experts, found {num_experts}")
-    unique = [uniqueness_loss(logits_EVBC[i], i) for i in range(num_modalities)]
-    return torch.stack([*unique, synergy_loss(logits_EVBC[-2]), redundancy_loss(logits_EVBC[-1])])
+def _squared_changes(outputs_VB1: Tensor) -> Tensor:
+    """(V, B, 1) outputs to how much each replaced modality moves them: V - 1 mean squared changes."""
+    return (outputs_VB1[1:] - outputs_VB1[:1]).square().mean(dim=(1, 2))
 
 
-def _squared_changes(outputs_VB: Tensor) -> Tensor:
-    """(V, B) outputs to how much each replaced modality moves them: n mean squared changes (n,)."""
-    return (outputs_VB[1:] - outputs_VB[:1]).square().mean(dim=1)
+def bounded_synergy_loss(outputs_VB1: Tensor) -> Tensor:
+    """1/n sum_j mean_B max(1 - |y0 - yj|, 0)^2: every replaced modality must move the output by a deviation or more."""
+    return F.relu(1 - (outputs_VB1[1:] - outputs_VB1[:1]).abs()).square().mean()
 
 
-def bounded_regression_losses(outputs_EVBC: Tensor) -> Tensor:
-    """Interaction losses (E,) for one output per row, in standard deviations of the target.
+def squared_change_loss(outputs_VB1: Tensor) -> Tensor:
+    """1/n sum_j mean_B (y0 - yj)^2: no replaced modality may move the output."""
+    return _squared_changes(outputs_VB1).mean()
 
-    The classification losses' roles with distances in place of similarities, each bounded below by 0:
-    uniqueness i: the triplet loss, as for classification;
-    synergy:      1/n sum_j mean_B max(1 - |y0 - yj|, 0)^2, so every replaced modality must move the output by 1 or more;
-    redundancy:   1/n sum_j mean_B (y0 - yj)^2, so none may.
-    The paper says only that mean squared errors "measure differences"; its released code minimises the synergy expert's
-    changes, the opposite of its role, and its uniqueness loss is unbounded (`released_regression_losses`).
+
+def released_uniqueness_loss(outputs_VB1: Tensor, own: int) -> Tensor:
+    """The released code's 1/(n-1) sum_{j != i} (MSE_j - MSE_i), which has no lower bound."""
+    changes = _squared_changes(outputs_VB1)
+    return (changes.sum() - changes[own]) / (len(changes) - 1) - changes[own]
+
+
+class LossRules(NamedTuple):
+    """The interaction loss of every kind of expert."""
+
+    uniqueness: Callable[[Tensor, int], Tensor]
+    synergy: Callable[[Tensor], Tensor]
+    redundancy: Callable[[Tensor], Tensor]
+
+
+CLASSIFICATION = LossRules(uniqueness_loss, synergy_loss, redundancy_loss)
+# One output per row, in standard deviations of the target. The paper says only that mean squared errors "measure differences".
+# Bounded: the classification roles with distances for similarities, each bounded below by 0. Released: as the released code
+# has it, where the synergy expert minimises its changes, the opposite of its role.
+BOUNDED_REGRESSION = LossRules(uniqueness_loss, bounded_synergy_loss, squared_change_loss)
+RELEASED_REGRESSION = LossRules(released_uniqueness_loss, squared_change_loss, squared_change_loss)
+
+
+def interaction_losses(
+    outputs_EVBC: Tensor, roles: Sequence[ExpertInfo], modalities: Sequence[str], rules: LossRules = CLASSIFICATION
+) -> Tensor:
+    """(E, V, B, C) outputs to one loss per expert (E,), by role. Their mean is the paper's L_int.
+
+    `modalities` names the modality replaced in each of the V - 1 perturbed variants. A uniqueness expert has no loss (0)
+    in a step that does not replace its own modality, or that replaces nothing else.
     """
-    num_modalities = outputs_EVBC.shape[1] - 1
-    unique = [uniqueness_loss(outputs_EVBC[i], i) for i in range(num_modalities)]
-    synergy_VB, redundancy_VB = outputs_EVBC[-2, :, :, 0], outputs_EVBC[-1, :, :, 0]
-    unmoved = F.relu(1 - (synergy_VB[1:] - synergy_VB[:1]).abs()).square().mean()
-    return torch.stack([*unique, unmoved, _squared_changes(redundancy_VB).mean()])
+    if outputs_EVBC.shape[:2] != (len(roles), len(modalities) + 1):
+        expected = (len(roles), len(modalities) + 1)
+        raise ValueError(f"expected outputs of {expected} experts and variants, found {tuple(outputs_EVBC.shape[:2])}")
+    return torch.stack(
+        [_expert_loss(outputs_VBC, role, modalities, rules) for outputs_VBC, role in zip(outputs_EVBC, roles, strict=True)]
+    )
 
 
-def released_regression_losses(outputs_EVBC: Tensor) -> Tensor:
-    """The released code's losses (E,): uniqueness i 1/(n-1) sum_{j != i} (MSE_j - MSE_i), synergy and redundancy mean MSE."""
-    num_modalities = outputs_EVBC.shape[1] - 1
-    changes_En = torch.stack([_squared_changes(outputs_VB) for outputs_VB in outputs_EVBC[..., 0]])
-    own_n = changes_En[range(num_modalities), range(num_modalities)]
-    others_n = (changes_En[:num_modalities].sum(dim=1) - own_n) / (num_modalities - 1)
-    return torch.cat([others_n - own_n, changes_En[num_modalities:].mean(dim=1)])
-
-
-INTERACTION_LOSSES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "classification": interaction_losses,
-    "bounded": bounded_regression_losses,
-    "released": released_regression_losses,
-}
-
-
-def _losses_kind(config: ObjectiveConfig, task: Task) -> str:
-    return config.regression_losses if isinstance(task, Regression) else "classification"
+def _expert_loss(outputs_VBC: Tensor, role: ExpertInfo, modalities: Sequence[str], rules: LossRules) -> Tensor:
+    match role.kind:
+        case "synergy":
+            return rules.synergy(outputs_VBC)
+        case "redundancy":
+            return rules.redundancy(outputs_VBC)
+        case "uniqueness" if role.modality in modalities and len(modalities) > 1:
+            return rules.uniqueness(outputs_VBC, modalities.index(role.modality))
+        case _:
+            return outputs_VBC.new_zeros(())
 
 
 class Losses(NamedTuple):
@@ -125,11 +142,20 @@ class PaperObjective:
     The task loss is on the mixture alone: no expert is asked to predict by itself. Nothing is detached.
     """
 
-    def __init__(self, config: ObjectiveConfig, task: Task, class_weights_C: Tensor | None = None) -> None:
-        self.config, self.task = config, task
+    def __init__(
+        self, config: ObjectiveConfig, task: Task, modalities: Sequence[str], class_weights_C: Tensor | None = None
+    ) -> None:
+        self.config, self.task, self.modalities = config, task, tuple(modalities)
+        if config.num_perturbed is not None and config.num_perturbed > len(self.modalities):
+            raise RecipeError(f"objective.num_perturbed: expected at most {len(self.modalities)}, found {config.num_perturbed}")
         self.class_weights_C = class_weights_C
         self._replacement = MASKINGS[config.masking]
-        self._interaction_losses = INTERACTION_LOSSES[_losses_kind(config, task)]
+        self._rules = self._choose_rules()
+
+    def _choose_rules(self) -> LossRules:
+        if not isinstance(self.task, Regression) or self.config.on == "latents":
+            return CLASSIFICATION
+        return BOUNDED_REGRESSION if self.config.regression_losses == "bounded" else RELEASED_REGRESSION
 
     def __call__(self, model: I2MoE, inputs: list[Tensor], target_B: Tensor) -> Losses:
         """The losses of one batch. `inputs` holds one (B, columns) tensor per modality, `target_B` the targets.
@@ -138,18 +164,30 @@ class PaperObjective:
         """
         tokens_BnPD = model.embed(inputs)
         weights_BE = model.reweighting(tokens_BnPD)
-        if self.config.interaction_weight == 0:
-            logits_EBC, gate_loss = model.run_experts(tokens_BnPD)
-            interaction_E = logits_EBC.new_zeros(0)
-        else:
-            logits_EVBC, gate_loss = model.run_perturbed(tokens_BnPD, self._replacement)
-            logits_EBC = logits_EVBC[:, 0]
-            interaction_E = self._interaction_losses(logits_EVBC)
+        logits_EBC, interaction_E, gate_loss = self._experts(model, tokens_BnPD)
         task = self._task_loss(model.mix(weights_BE, logits_EBC), target_B)
         total = task + self.config.gate_weight * gate_loss
         if len(interaction_E):
             total = total + self.config.interaction_weight * interaction_E.mean()
         return Losses(total, task, interaction_E.detach())
+
+    def _experts(self, model: I2MoE, tokens_BnPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean logits (E, B, C), interaction losses (E,) or (0,), gate loss ()."""
+        if self.config.interaction_weight == 0:
+            clean = model.run_experts(tokens_BnPD)
+            return clean.logits, clean.logits.new_zeros(0), clean.gate_loss
+        replaced = self._replaced_modalities()
+        output = model.run_perturbed(tokens_BnPD, self._replacement, replaced)
+        compared = output.latents if self.config.on == "latents" else output.logits
+        names = [self.modalities[position] for position in replaced]
+        return output.logits[:, 0], interaction_losses(compared, model.roles, names, self._rules), output.gate_loss
+
+    def _replaced_modalities(self) -> list[int]:
+        """All of them, or as many as wanted, drawn anew in every step."""
+        if self.config.num_perturbed is None:
+            return list(range(len(self.modalities)))
+        drawn: list[int] = torch.randperm(len(self.modalities))[: self.config.num_perturbed].sort().values.tolist()
+        return drawn
 
     def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:
         weights_C = None if self.class_weights_C is None else self.class_weights_C.to(logits_BC.device)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from service.bundle.manifest import ModelCard
 from training.config import Config
@@ -29,6 +29,12 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     model_card: ModelCard
+
+    @model_validator(mode="after")
+    def _single_experts_do_not_interact(self) -> "Recipe":
+        if self.model.experts == "single" and self.objective.interaction_weight > 0:
+            raise ValueError("model.experts = single has no interaction losses: set objective.interaction_weight = 0")
+        return self
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

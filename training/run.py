@@ -2,7 +2,6 @@
 
 import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
 from training.evaluation import Evaluation, evaluate_rows, write_metrics
 from training.inference import predict
-from training.model.build import build_model, expert_infos, fit_encoders
+from training.model.build import build_model, fit_encoders
 from training.model.mixture import I2MoE
 from training.objectives import ObjectiveConfig, PaperObjective
 from training.progress import show_progress
@@ -41,18 +40,16 @@ def class_weights(config: ObjectiveConfig, task: Task, target: NDArray[Any]) -> 
     return torch.tensor(config.class_weights, dtype=torch.float32)
 
 
-def make_trainer(recipe: Recipe, dataset: Dataset, run: Path, *, shape: Callable[[I2MoE], None] | None = None) -> Trainer:
-    """A trainer at its first epoch: seeded model, fitted encoders, objective. `shape` may change the fresh model."""
+def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
+    """A trainer at its first epoch: seeded model, fitted encoders, objective."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe.model, dataset.schema, dataset.task)
-    if shape is not None:
-        shape(model)
     arrays, target = dataset.part("train")
     fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
     if model.units is not None:
         model.units.fit(torch.from_numpy(target))
     task = make_task(dataset.task)
-    objective = PaperObjective(recipe.objective, task, class_weights(recipe.objective, task, target))
+    objective = PaperObjective(recipe.objective, task, dataset.schema.names, class_weights(recipe.objective, task, target))
     rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 
@@ -117,7 +114,7 @@ def finish(checkpoint: Checkpoint, dataset: Dataset, history: list[dict[str, Any
     evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
-    experts = expert_infos(checkpoint.schema)
+    experts = checkpoint.model.roles
     document = {
         "model": checkpoint.recipe.name,
         "provenance": dict(checkpoint.provenance),

@@ -21,7 +21,6 @@ from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, sa
 from training.data.dataset import Dataset
 from training.errors import RecipeError, RunError
 from training.inference import predict
-from training.model.build import expert_infos
 from training.model.mixture import I2MoE
 from training.objectives import Losses, PaperObjective
 from training.tasks import is_better
@@ -170,7 +169,7 @@ class Trainer:
         batches = order.split(self.config.batch_size)
         totals = [self._step(rows, epoch * self.steps_per_epoch + step) for step, rows in enumerate(batches)]
         loss, task, *interaction = np.mean(totals, axis=0).tolist()
-        experts = [expert.name for expert in expert_infos(self.dataset.schema)] if interaction else []
+        experts = [expert.name for expert in self.state.model.roles] if interaction else []
         return EpochRecord(epoch, loss, task, dict(zip(experts, interaction, strict=True)), self._validate())
 
     def _step(self, rows: Tensor, step: int) -> NDArray[np.float32]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from pydantic.config import JsonDict
 
+from service.bundle.manifest import ExpertKind
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 _RECORD: JsonDict = {"$ref": "#/components/schemas/Record"}
 
@@ -52,7 +54,7 @@ class Expert(_Wire):
     """One expert's part in one prediction."""
 
     name: str = Field(description='"unique:<modality>", "synergy" or "redundancy".')
-    kind: Literal["uniqueness", "synergy", "redundancy"]
+    kind: ExpertKind
     modality: str | None = Field(description="The modality of a uniqueness expert.")
     weight: Probability = Field(
         description="How much of this expert's logits enters the mixture; all weights add up to 1. A weight is not an "

@@ -118,7 +118,8 @@ def describe_expert(expert: ExpertInfo, modalities: Sequence[str]) -> str:
     names = join_words([name.replace("_", " ") for name in modalities]) or "the modalities"
     if expert.modality is not None:
         return f"{expert.modality.replace('_', ' ')} on its own"
-    return f"the interplay of {names}" if expert.kind == "synergy" else f"what {names} have in common"
+    roles = {"synergy": f"the interplay of {names}", "redundancy": f"what {names} have in common"}
+    return roles.get(expert.kind, "the model as a whole")
 
 
 def risk_band(risk: float, task: TaskInfo) -> str | None:

@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 SUPPORTED_FORMAT_VERSIONS = frozenset({1})
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
-ExpertKind = Literal["uniqueness", "synergy", "redundancy"]
+ExpertKind = Literal["uniqueness", "synergy", "redundancy", "fusion"]  # fusion: a single backbone, no interaction experts
 
 
 class _Part(BaseModel):

@@ -9,7 +9,7 @@ from service.bundle.schema import FeatureSchema, Modality
 from tests.training import small_model
 from tests.training.small_data import ALL_MODALITIES, recipe, write_data
 from training.data.dataset import load_dataset
-from training.model.build import expert_infos
+from training.model.build import expert_roles
 from training.reference import NUM_BINS, reference, typical_record
 
 
@@ -20,10 +20,10 @@ def test_histograms_count_every_row_once() -> None:
     inputs[1][:, 0] = np.nan
     output = Output(*(t.detach().numpy() for t in small_model.model()(inputs)))
     arrays = {name: x.numpy() for name, x in zip(schema.names, inputs, strict=True)}
-    found = reference(output, arrays, schema, small_model.TASK, expert_infos(schema))
+    found = reference(output, arrays, schema, small_model.TASK, expert_roles(schema))
     assert found["num_rows"] == num_rows
     assert set(found["prediction"]) == {"alive", "dead"}
-    assert set(found["expert_weights"]) == {e.name for e in expert_infos(schema)}
+    assert set(found["expert_weights"]) == {e.name for e in expert_roles(schema)}
     for histogram in (*found["prediction"].values(), *found["expert_weights"].values()):
         assert sum(histogram["counts"]) == num_rows
         assert len(histogram["edges"]) == NUM_BINS + 1

@@ -17,7 +17,7 @@ from service.bundle.schema import CategoricalFeature, FeatureSchema, Modality, N
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
 from training.evaluation import Evaluation, calibration_info
-from training.model.build import build_model, expert_infos
+from training.model.build import build_model, expert_roles
 from training.recipe import parse_recipe
 from training.report import write_report
 from training.report.curves import one_vs_rest, reliability
@@ -151,7 +151,7 @@ def make_output(target: np.ndarray[Any, Any], task: TaskInfo, calibration: Calib
 
 def make_evaluation(checkpoint: Checkpoint, dataset: Dataset, split: str, *, signal: float = 1.0) -> Evaluation:
     target = dataset.part(split)[1]
-    task, calibration, experts = checkpoint.task, calibration_info(checkpoint), expert_infos(SCHEMA)
+    task, calibration, experts = checkpoint.task, calibration_info(checkpoint), expert_roles(SCHEMA)
     output = make_output(target, task, calibration, signal=signal)
     metrics = make_task(task).evaluate(output.prediction, target, num_bootstraps=5)
     explanation = explain_dataset(output, target, task=task, calibration=calibration, experts=experts, split=split)
@@ -161,7 +161,7 @@ def make_evaluation(checkpoint: Checkpoint, dataset: Dataset, split: str, *, sig
 def make_run(task: TaskInfo = BINARY, *, num_absent: int = 0, signal: float = 1.0) -> Run:
     checkpoint, dataset = make_checkpoint(task), make_dataset(task, num_absent=num_absent)
     evaluations = {split: make_evaluation(checkpoint, dataset, split, signal=signal) for split in ("validation", "test")}
-    interaction = {expert.name: 0.5 for expert in expert_infos(SCHEMA)}
+    interaction = {expert.name: 0.5 for expert in expert_roles(SCHEMA)}
     validation = dict.fromkeys(("auroc", "log_loss"), 0.625)
     epoch = {"loss": 0.75, "task_loss": 0.5, "interaction": interaction, "validation": validation}
     return Run(checkpoint, dataset, evaluations, [{"epoch": number, **epoch} for number in range(3)])
@@ -169,7 +169,7 @@ def make_run(task: TaskInfo = BINARY, *, num_absent: int = 0, signal: float = 1.
 
 def make_other(run: Run, task: TaskInfo, target: np.ndarray[Any, Any], metrics: dict[str, MetricValue]) -> Run:
     """`run` with another kind of task; its experts know nothing of the target."""
-    checkpoint, dataset, experts = make_checkpoint(task), replace(run.dataset, task=task, target=target), expert_infos(SCHEMA)
+    checkpoint, dataset, experts = make_checkpoint(task), replace(run.dataset, task=task, target=target), expert_roles(SCHEMA)
     calibration, test_target = calibration_info(checkpoint), dataset.part("test")[1]
     output = make_output(np.zeros(NUM_ROWS, int), task, calibration, signal=0.0)
     explanation = explain_dataset(output, test_target, task=task, calibration=calibration, experts=experts, split="test")

@@ -68,6 +68,7 @@ def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [({"model.num_heads": 3}, RecipeError), ({"model.encoders": {"default": {"kind": "cnn"}}}, RecipeError),
+     ({"train.selection": "mae"}, RecipeError),
      ({"train.device": "cuda:99"}, RecipeError), ({"data.label": "nothing"}, DataError),
      ({"objective.class_weights": [1.0, 2.0, 3.0]}, RecipeError), ({"data.labels": ["a", "a"]}, RecipeError),
      ({"data.modalities.signal": {"array": "none.npy"}}, DataError)],

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
@@ -16,15 +16,31 @@ from training.model.encoders import ENCODERS, Encoder
 from training.model.fusion import FUSIONS, Fusion
 from training.model.mixture import I2MoE
 from training.model.modality import ModalityEncoder
-from training.model.reweighting import Reweighting
+from training.model.reweighting import Reweighting, SimpleWeights
 from training.model.units import TargetUnits
 
 DEFAULT = "default"
 
 
+ExpertSet = Literal["all", "synergy_redundancy", "single"]
+
+
+def expert_roles(schema: FeatureSchema, experts: ExpertSet = "all") -> tuple[ExpertInfo, ...]:
+    """The experts in the order of the model: one per modality, then synergy, then redundancy; or an ablation's.
+
+    "synergy_redundancy" has no uniqueness experts; "single" is the backbone alone, one fusion module with weight 1.
+    """
+    unique = [ExpertInfo(name=f"unique:{name}", kind="uniqueness", modality=name) for name in schema.names]
+    shared = (ExpertInfo(name="synergy", kind="synergy"), ExpertInfo(name="redundancy", kind="redundancy"))
+    return {"all": (*unique, *shared), "synergy_redundancy": shared, "single": (ExpertInfo(name="fusion", kind="fusion"),)}[
+        experts
+    ]
+
+
 class ReweightingConfig(Config):
     """The network that weighs the experts."""
 
+    kind: Literal["mlp", "simple"] = "mlp"  # "simple": one learned vector for all samples, an ablation
     hidden_dim: int = Field(default=128, ge=1)
     num_layers: int = Field(default=2, ge=1)
     temperature: float = Field(default=1.0, gt=0)
@@ -44,13 +60,8 @@ class ModelConfig(Config):
     missing: Literal["learned", "reject"] = "learned"  # a record without a whole modality: learned token, or refused
     modality_dropout: float = Field(default=0.05, ge=0, lt=1)  # training: how often a present modality is hidden
     reweighting: ReweightingConfig = ReweightingConfig()
+    experts: ExpertSet = "all"  # "synergy_redundancy" and "single" are ablations
     encoders: dict[str, dict[str, Any]] = {}  # modality name, or "default", to {kind = ..., options}
-
-
-def expert_infos(schema: FeatureSchema) -> tuple[ExpertInfo, ...]:
-    """The experts in the order of the model: one per modality, then synergy, then redundancy."""
-    unique = [ExpertInfo(name=f"unique:{name}", kind="uniqueness", modality=name) for name in schema.names]
-    return (*unique, ExpertInfo(name="synergy", kind="synergy"), ExpertInfo(name="redundancy", kind="redundancy"))
 
 
 def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I2MoE:
@@ -58,15 +69,22 @@ def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I
     if unknown := set(config.encoders) - {DEFAULT, *schema.names}:
         raise RecipeError(f"model.encoders: {sorted(unknown)} are not modalities; expected {', '.join((DEFAULT, *schema.names))}")
     num_modalities, num_outputs = len(schema.modalities), len(task.labels)
+    roles = expert_roles(schema, config.experts)
     return I2MoE(
         encoders=[_modality_encoder(config, modality, schema.missing) for modality in schema.modalities],
         expert=_expert(config, num_modalities, num_outputs),
-        reweighting=Reweighting(
-            in_dim=num_modalities * config.hidden_dim, num_experts=num_modalities + 2, **config.reweighting.model_dump()
-        ),
+        roles=roles,
+        reweighting=_reweighting(config, num_modalities, len(roles)),
         calibration=Calibration(num_outputs, task.kind),
         units=TargetUnits() if task.kind == "regression" else None,
     )
+
+
+def _reweighting(config: ModelConfig, num_modalities: int, num_experts: int) -> nn.Module:
+    if config.reweighting.kind == "simple":
+        return SimpleWeights(num_experts)
+    options = config.reweighting.model_dump(exclude={"kind"})
+    return Reweighting(in_dim=num_modalities * config.hidden_dim, num_experts=num_experts, **options)
 
 
 def _expert(config: ModelConfig, num_modalities: int, num_outputs: int) -> Fusion:

@@ -1,9 +1,9 @@
 """Replaces one modality's tokens at a time: the perturbed inputs of the interaction losses.
 
-Shape suffixes: V variants (n + 1: the clean pass, then modality 1..n replaced), B batch, n modalities, P patches, D hidden.
+Shape suffixes: V variants (the clean pass, then one for every replaced modality), B batch, n modalities, P patches, D hidden.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,11 +27,10 @@ def mean_vector(tokens_BPD: Tensor) -> Tensor:
 MASKINGS: Mapping[str, Callable[[Tensor], Tensor]] = {"random": random_vector, "zero": zero_vector, "mean": mean_vector}
 
 
-def perturb(tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B, n, P, D) to (V, B, n, P, D): position 0 is the clean input, position j has modality j replaced."""
-    num_modalities = tokens_BnPD.shape[1]
+def perturb(tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor], modalities: Sequence[int]) -> Tensor:
+    """(B, n, P, D) to (V, B, n, P, D): position 0 is the clean input, position 1 + k has `modalities[k]` replaced."""
     variants = [tokens_BnPD]
-    for modality in range(num_modalities):
+    for modality in modalities:
         parts = list(tokens_BnPD.unbind(dim=1))
         parts[modality] = replacement(parts[modality])
         variants.append(torch.stack(parts, dim=1))

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from service.bundle.manifest import ExpertInfo
 from training.model.calibration import Calibration
 from training.model.fusion.base import FusionOutput
 from training.model.masking import perturb
-from training.model.reweighting import Reweighting
 from training.model.units import TargetUnits
 
 
@@ -30,15 +30,18 @@ class MixtureOutput(NamedTuple):
 
 
 class ExpertsOutput(NamedTuple):
-    """All experts on some tokens."""
+    """All experts on some tokens. With perturbed variants there is an axis V after E."""
 
-    logits: Tensor  # (E, B, C), or (E, V, B, C) with perturbed variants
+    logits: Tensor  # (E, B, C) or (E, V, B, C)
+    latents: Tensor  # (E, B, K) or (E, V, B, K), what each expert's last linear map reads
     gate_loss: Tensor  # (), mean over experts of their load-balancing losses; 0 for backbones without gates
 
 
 def _gather(outputs: Sequence[FusionOutput]) -> ExpertsOutput:
     return ExpertsOutput(
-        torch.stack([output.logits_BC for output in outputs]), torch.stack([output.gate_loss for output in outputs]).mean()
+        torch.stack([output.logits_BC for output in outputs]),
+        torch.stack([output.latent_BK for output in outputs]),
+        torch.stack([output.gate_loss for output in outputs]).mean(),
     )
 
 
@@ -46,7 +49,8 @@ class I2MoE(nn.Module):
     """Interpretable multimodal interaction-aware mixture of experts (Xin et al., ICML 2025, section 3).
 
     `encoders` turn each modality's (B, columns) input, NaN where missing, into (B, P, D) tokens, in modality order.
-    `expert` is one freshly initialised fusion module; every expert starts as a copy of it, as in the paper.
+    `expert` is one freshly initialised fusion module; every expert starts as a copy of it, as in the paper. `roles` says
+    which experts there are and in what order; all of the paper's, or fewer for an ablation.
     """
 
     def __init__(
@@ -54,13 +58,15 @@ class I2MoE(nn.Module):
         *,
         encoders: Sequence[nn.Module],
         expert: nn.Module,
-        reweighting: Reweighting,
+        roles: Sequence[ExpertInfo],
+        reweighting: nn.Module,
         calibration: Calibration,
         units: TargetUnits | None = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
-        self.experts = nn.ModuleList(copy.deepcopy(expert) for _ in range(len(encoders) + 2))
+        self.roles = tuple(roles)
+        self.experts = nn.ModuleList(copy.deepcopy(expert) for _ in self.roles)
         self.reweighting = reweighting
         self.calibration = calibration
         self.units = units  # regression: from the experts' unit to the target's
@@ -73,11 +79,16 @@ class I2MoE(nn.Module):
         """Every expert on the same tokens: logits (E, B, C)."""
         return _gather([expert(tokens_BnPD) for expert in self.experts])
 
-    def run_perturbed(self, tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor]) -> ExpertsOutput:
-        """Every expert on the clean tokens and on its own n perturbed ones: logits (E, V, B, C), one call per expert."""
-        num_modalities = tokens_BnPD.shape[1]
-        output = _gather([expert(perturb(tokens_BnPD, replacement).flatten(0, 1)) for expert in self.experts])
-        return output._replace(logits=output.logits.unflatten(1, (num_modalities + 1, -1)))
+    def run_perturbed(
+        self, tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor], modalities: Sequence[int]
+    ) -> ExpertsOutput:
+        """Every expert on the clean tokens and on its own perturbed ones, one for each of `modalities` replaced.
+
+        Logits (E, V, B, C) with V = 1 + len(modalities), one call per expert.
+        """
+        output = _gather([expert(perturb(tokens_BnPD, replacement, modalities).flatten(0, 1)) for expert in self.experts])
+        shape = (1 + len(modalities), -1)
+        return output._replace(logits=output.logits.unflatten(1, shape), latents=output.latents.unflatten(1, shape))
 
     def standardise(self, target: Tensor) -> Tensor:
         """Targets in the unit in which the experts answer: changed for regression alone."""

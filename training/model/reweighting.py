@@ -26,3 +26,18 @@ class Reweighting(nn.Module):
         """(B, n, P, D) to weights (B, E) that are positive and sum to 1."""
         pooled_BnD = tokens_BnPD.mean(dim=2)
         return torch.softmax(self.mlp(pooled_BnD.flatten(1)) / self.temperature, dim=-1)
+
+
+class SimpleWeights(nn.Module):
+    """The paper's ablation "simple weight": softmax of one learned vector (E,), the same for every sample.
+
+    Starts at 1 / E each, as the released code does, so all weights are equal.
+    """
+
+    def __init__(self, num_experts: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.full((num_experts,), 1 / num_experts))
+
+    def forward(self, tokens_BnPD: Tensor) -> Tensor:
+        """(B, n, P, D) to weights (B, E)."""
+        return torch.softmax(self.weights, dim=0).expand(tokens_BnPD.shape[0], -1)

@@ -11,7 +11,6 @@ from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
 from training.data.split import Rows
 from training.evaluation import Evaluation, calibration_info
-from training.model.build import expert_infos
 from training.recipe import Recipe
 from training.report.curves import MAX_CURVES, true_labels
 from training.report.figures import draw_experts, draw_quality, draw_training
@@ -74,7 +73,7 @@ def build_content(
 ) -> Content:
     """Gather and draw."""
     task, recipe, provenance = checkpoint.task, checkpoint.recipe, checkpoint.provenance
-    test, experts = evaluations["test"], expert_infos(checkpoint.schema)
+    test, experts = evaluations["test"], checkpoint.model.roles
     calibration = calibration_info(checkpoint)
     explanation = explain(test.output, task, calibration)
     metrics = metric_rows(test.metrics, evaluations["validation"].metrics)

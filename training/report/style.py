@@ -19,7 +19,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", 
 BLACK, GREY, PALE = "#222222", "#666666", "#DDDDDD"
 CURVE_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 _UNIQUENESS_COLORS = (BLUE, GREEN, ORANGE, PURPLE, SKY)
-_INTERACTION_COLORS = {"synergy": VERMILLION, "redundancy": BLACK}
+_INTERACTION_COLORS = {"synergy": VERMILLION, "redundancy": BLACK, "fusion": BLACK}
 LINE_STYLES = ("solid", "dashed", "dotted", "dashdot")
 
 _WIDTH = 9.5  # inches: 912 CSS pixels, the width of the page's column

@@ -3,7 +3,7 @@ import torch
 
 from tests.training import small_model
 from training.errors import RecipeError
-from training.model.build import ModelConfig, build_model, expert_infos
+from training.model.build import ModelConfig, build_model, expert_roles
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_modalitys_own_encoder_goes_before_the_default() -> None:
 
 def test_experts_are_named_in_the_order_of_the_model() -> None:
     """unique:<modality> in schema order, then synergy, then redundancy."""
-    infos = expert_infos(small_model.schema())
+    infos = expert_roles(small_model.schema())
     assert [e.name for e in infos] == ["unique:mixed", "unique:labs", "unique:signal", "synergy", "redundancy"]
     assert [e.modality for e in infos] == ["mixed", "labs", "signal", None, None]
 

@@ -11,7 +11,7 @@ def test_each_variant_replaces_one_modality_and_leaves_the_others() -> None:
     """Position 0 is the clean input; position j differs from it in modality j alone."""
     clean = tokens()
     for replacement in MASKINGS.values():
-        variants = perturb(clean, replacement)
+        variants = perturb(clean, replacement, range(3))
         assert variants.shape == (4, *clean.shape)
         assert torch.equal(variants[0], clean)
         for j in range(3):
@@ -23,7 +23,7 @@ def test_each_variant_replaces_one_modality_and_leaves_the_others() -> None:
 def test_random_masking_is_standard_normal_and_drawn_anew() -> None:
     """Every value of every sample is an independent N(0, 1) draw, another one each time."""
     clean = torch.full((500, 2, 4, 8), 7.0)
-    first, second = perturb(clean, MASKINGS["random"]), perturb(clean, MASKINGS["random"])
+    first, second = perturb(clean, MASKINGS["random"], range(2)), perturb(clean, MASKINGS["random"], range(2))
     drawn = first[1][:, 0]
     assert abs(drawn.mean().item()) < 0.05
     assert abs(drawn.std().item() - 1) < 0.05
@@ -35,8 +35,8 @@ def test_random_masking_is_standard_normal_and_drawn_anew() -> None:
 def test_zero_and_mean_masking() -> None:
     """Zero is zero; mean is the batch's mean token, the same for every sample and without gradient."""
     clean = tokens().requires_grad_()
-    assert torch.equal(perturb(clean, MASKINGS["zero"])[2][:, 1], torch.zeros(5, 2, 4))
-    mean = perturb(clean, MASKINGS["mean"])[1][:, 0]
+    assert torch.equal(perturb(clean, MASKINGS["zero"], range(3))[2][:, 1], torch.zeros(5, 2, 4))
+    mean = perturb(clean, MASKINGS["mean"], range(3))[1][:, 0]
     torch.testing.assert_close(mean, clean[:, 0].detach().mean(dim=0).expand(5, 2, 4))
     (gradient,) = torch.autograd.grad(mean.sum(), clean)
     assert torch.equal(gradient, torch.zeros_like(gradient))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.bundle.manifest import TaskInfo
+from service.bundle.manifest import ExpertInfo, TaskInfo
 from tests.training import small_model
 from training.model.calibration import Calibration
 from training.model.fusion import TransformerFusion
@@ -40,6 +40,7 @@ def test_parameter_counts_are_those_of_the_papers_table_6(dims: tuple[int, ...],
     model = I2MoE(
         encoders=[nn.Identity()] * n,
         expert=expert,
+        roles=[ExpertInfo(name=str(i), kind="synergy") for i in range(n + 2)],
         reweighting=Reweighting(in_dim=n * d, hidden_dim=hidden, num_layers=depth, num_experts=n + 2),
         calibration=Calibration(classes, "multiclass"),
     )
@@ -119,7 +120,7 @@ def test_experts_start_equal_and_become_different() -> None:
     assert len({p.data_ptr() for expert in model.experts for p in expert.parameters()}) == 5 * len(states[0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.manual_seed(0)
-    PaperObjective(ObjectiveConfig(interaction_weight=1.0), make_task(small_model.TASK))(
+    PaperObjective(ObjectiveConfig(interaction_weight=1.0), make_task(small_model.TASK), small_model.schema().names)(
         model, small_model.rows(16), torch.arange(16) % 2
     ).total.backward()
     optimizer.step()
@@ -135,10 +136,10 @@ def test_perturbed_passes_in_one_call_equal_one_call_each() -> None:
             for p in expert.parameters():
                 p.add_(0.1 * torch.randn_like(p))
     tokens = model.embed(inputs)
-    batched = model.run_perturbed(tokens, zero_vector).logits
+    batched = model.run_perturbed(tokens, zero_vector, range(3)).logits
     assert batched.shape == (5, 4, 9, 2)
     for e, expert in enumerate(model.experts):
-        for v, variant in enumerate(perturb(tokens, zero_vector)):
+        for v, variant in enumerate(perturb(tokens, zero_vector, range(3))):
             torch.testing.assert_close(batched[e, v], expert(variant).logits_BC, atol=1e-6, rtol=0)
     torch.testing.assert_close(batched[:, 0], model.run_experts(tokens).logits, atol=1e-6, rtol=0)
 
@@ -146,7 +147,7 @@ def test_perturbed_passes_in_one_call_equal_one_call_each() -> None:
 def test_each_expert_draws_its_own_noise() -> None:
     """Equal experts see different random vectors, so their perturbed outputs differ and their clean ones do not."""
     model = small_model.model()
-    logits_EVBC = model.run_perturbed(model.embed(small_model.rows(4)), torch.randn_like).logits
+    logits_EVBC = model.run_perturbed(model.embed(small_model.rows(4)), torch.randn_like, range(3)).logits
     torch.testing.assert_close(logits_EVBC[0, 0], logits_EVBC[1, 0])
     assert not torch.allclose(logits_EVBC[0, 1], logits_EVBC[1, 1])
 

@@ -14,9 +14,10 @@ from training.config import Config as Options
 
 
 class FusionOutput(NamedTuple):
-    """A backbone's answer. Always both fields: a backbone without a load-balancing loss answers a zero."""
+    """A backbone's answer. Always every field: a backbone without a load-balancing loss answers a zero."""
 
     logits_BC: Tensor
+    latent_BK: Tensor  # what the last linear map reads
     gate_loss: Tensor  # (), to be added to the training loss with a small weight; carries gradient to the routers
 
 

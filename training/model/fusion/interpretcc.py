@@ -91,5 +91,5 @@ class InterpretCCFusion(Fusion):
         pooled_BnD = tokens_BnPD.mean(dim=2)
         gated_BnD = pooled_BnD * self.gates(pooled_BnD)[..., None]
         fused_BD = self.dropout(F.relu(self.fuse(gated_BnD.flatten(1))))
-        logits_BC = self.head(F.relu(self.expand(fused_BD)))
-        return FusionOutput(logits_BC, logits_BC.new_zeros(()))
+        latent_BK = F.relu(self.expand(fused_BD))
+        return FusionOutput(self.head(latent_BK), latent_BK, latent_BK.new_zeros(()))

@@ -167,8 +167,8 @@ class MoEPlusPlusFusion(Fusion):
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to logits (B, C) and the gate loss ()."""
         x_BTD, gate_loss = self._layers(tokens_BnPD.flatten(1, 2) + self.position)
-        pooled_BnD = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2)
-        return FusionOutput(self.head(pooled_BnD.flatten(1)), gate_loss)
+        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)
 
     def _layers(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         gate_loss = x_BTD.new_zeros(())

@@ -120,5 +120,5 @@ class MulTFusion(Fusion):
         streams = x_SBPD.unflatten(0, (self.num_modalities, -1))  # (n, n - 1, B, P, D)
         joined_nBPW = streams.permute(0, 2, 3, 1, 4).flatten(3)
         pooled = [memory(x_BPW).mean(dim=1) for memory, x_BPW in zip(self.memories, joined_nBPW.unbind(0), strict=True)]
-        logits_BC = self.head(torch.cat(pooled, dim=1))
-        return FusionOutput(logits_BC, logits_BC.new_zeros(()))
+        latent_BK = torch.cat(pooled, dim=1)
+        return FusionOutput(self.head(latent_BK), latent_BK, latent_BK.new_zeros(()))

@@ -128,5 +128,5 @@ class SwitchGateFusion(Fusion):
                 gate_loss = gate_loss + loss
             else:
                 x_BTD = layer(x_BTD)
-        pooled_BnD = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2)
-        return FusionOutput(self.head(pooled_BnD.flatten(1)), gate_loss)
+        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)

@@ -96,5 +96,5 @@ class TransformerFusion(Fusion):
         x_BTD = tokens_BnPD.flatten(1, 2) + self.position
         for layer in self.layers:
             x_BTD = layer(x_BTD)
-        pooled_BnD = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2)
-        return FusionOutput(self.head(pooled_BnD.flatten(1)), tokens_BnPD.new_zeros(()))
+        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        return FusionOutput(self.head(latent_BK), latent_BK, latent_BK.new_zeros(()))
