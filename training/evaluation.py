@@ -74,8 +74,9 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
     config = checkpoint.recipe.data.model_copy(update={"path": path.absolute(), "group": None, "split": no_split})
     source = load_source(config, Path())
     target = read_target(source.frame, config)
-    if target.labels != checkpoint.task.labels:
-        raise DataError(f"{path}: label {config.label}: expected {checkpoint.task.labels}, found {target.labels}")
+    if list(target.classes) != checkpoint.provenance["classes"]:
+        expected, found = ", ".join(checkpoint.provenance["classes"]), ", ".join(target.classes)
+        raise DataError(f"{path}: label {config.label}: expected the values {expected}, found {found}")
     try:
         if absent := absent_columns(source.frame, checkpoint.schema):
             raise DataError(f"{path}: has no column for {', '.join(absent)}")

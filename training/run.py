@@ -66,6 +66,7 @@ def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer, seconds: flo
         "seed": recipe.train.seed,
         "num_rows": {name: len(rows) for name, rows in dataset.splits.items()},
         "notes": list(dataset.notes),
+        "classes": list(dataset.classes),
         "selection": trainer.selection,
         "best_epoch": trainer.state.best_epoch,
         "epochs": trainer.state.next_epoch,

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from service.api.errors import BodyTooLargeError, InvalidInputError, InvalidJsonError, MediaTypeError
 from service.api.models import PredictRequest
-from service.bundle.errors import InvalidRecordError, Problem
+from service.bundle.errors import InvalidRecordError, Problem, and_more
 from service.bundle.schema import EncodedRecord, FeatureSchema
 
 Loc = tuple[str | int, ...]
@@ -69,7 +69,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def headline(problems: Sequence[Problem]) -> str:
     """The first problem, and how many more there are."""
-    rest = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    rest = and_more(len(problems) - 1)
     return f"{problems[0]}{rest}"
 
 

@@ -33,6 +33,11 @@ class Problem(NamedTuple):
         return f"{'.'.join(map(str, self.loc)) or 'record'}: {self.msg}"
 
 
+def and_more(count: int) -> str:
+    """` (and 2 more problems)` after the first of several; nothing after an only one."""
+    return f" (and {count} more problem{'s' if count > 1 else ''})" if count > 0 else ""
+
+
 class BundleError(ValueError):
     """The folder cannot be served: missing, damaged, of another format version, or inconsistent."""
 

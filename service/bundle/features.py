@@ -254,16 +254,11 @@ class TextFeature(VocabularyFeature):
             raise ValueError(f"idf has {len(self.idf)} entries, vocabulary {len(self.vocabulary)}")
         return self
 
-    @cached_property
-    def idf_array(self) -> FloatArray:
-        """Inverse document frequencies (V,)."""
-        return np.asarray(self.idf, np.float32)
-
     def encode(self, value: object) -> Encoded:
         """The tf-idf vector of a string."""
         if not isinstance(value, str):
             raise UnfitValueError("string_type", f"must be a string, found {kind_of(value)}")
-        columns = tfidf_vector(value, self.positions, self.idf_array)
+        columns = tfidf_vector(value, self.positions, self.idf)
         return columns, None if columns.any() else "holds no word seen in training"
 
 

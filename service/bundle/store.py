@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.bundle.errors import BundleError
+from service.bundle.errors import BundleError, and_more
 from service.bundle.manifest import SUPPORTED_FORMAT_VERSIONS, FileInfo, Manifest
 
 MODEL_FILE = "model.onnx"
@@ -88,7 +88,7 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "manifest"
-        more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+        more = and_more(error.error_count() - 1)
         raise BundleError(f"{path}: {place}: {first['msg'].removeprefix('Value error, ')}{more}") from None
 
 

@@ -7,7 +7,7 @@ can be compared value by value; written here because the service must not carry 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ def fit_tfidf(texts: Iterable[str], *, min_count: int, max_features: int) -> dic
     return {word: math.log((1 + num_texts) / (1 + counts[word])) + 1 for word in sorted(kept)}
 
 
-def tfidf_vector(text: str, positions: Mapping[str, int], idf: NDArray[np.float32]) -> NDArray[np.float32]:
+def tfidf_vector(text: str, positions: Mapping[str, int], idf: Sequence[float]) -> NDArray[np.float32]:
     """The l2-normalised tf-idf vector (V,) of one text; all zeros when no word is known."""
     vector = np.zeros(len(positions), np.float32)
     for word, count in Counter(tokenize(text)).items():

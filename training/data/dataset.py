@@ -34,6 +34,7 @@ class Dataset:
     splits: Mapping[str, Rows]
     records: list[dict[str, Any]]  # what was encoded, for reference examples
     notes: tuple[str, ...]  # what was dropped and why
+    classes: tuple[str, ...] = ()  # the label's values as the table spells them, in the order of task.labels
 
     def part(self, split: str) -> tuple[dict[str, FloatArray], NDArray[Any]]:
         """The arrays and target of one split."""
@@ -54,7 +55,7 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     schema = fit_schema(columns, config.modalities, splits["train"], missing)
     records = list(records_from_columns(columns, frame.height))
     arrays = encode_records(schema, records)
-    return Dataset(schema, task, arrays, target.values, splits, records, (*source.notes, *notes))
+    return Dataset(schema, task, arrays, target.values, splits, records, (*source.notes, *notes), target.classes)
 
 
 def encode_records(schema: FeatureSchema, records: list[dict[str, Any]]) -> dict[str, FloatArray]:

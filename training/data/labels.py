@@ -24,6 +24,7 @@ class Target:
     values: NDArray[Any]  # class positions (N,) int64; 0/1 labels (N, C) float32; numbers (N,) float32
     labels: tuple[str, ...]  # in logit order
     strata: NDArray[np.int64]  # (N,), what a split is stratified by: classes, or all the same
+    classes: tuple[str, ...] = ()  # binary and multiclass: the values that `labels` name, in the same order
 
     def task_info(self, config: DataConfig, training_rows: NDArray[np.intp]) -> TaskInfo:
         """The task; for regression with the mean of the training rows, which contributions start from. Raises `RecipeError`."""
@@ -58,7 +59,7 @@ def _read_classes(frame: pl.DataFrame, config: DataConfig) -> Target:
     _check_classes(classes, config)
     positions = {value: i for i, value in enumerate(classes)}
     target = np.array([positions[value] for value in values], np.int64)
-    return Target(target, config.labels or tuple(classes), target)
+    return Target(target, config.labels or tuple(classes), target, tuple(classes))
 
 
 def label_values(frame: pl.DataFrame, label: str) -> list[str]:

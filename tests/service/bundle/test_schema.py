@@ -384,3 +384,12 @@ def test_an_ambiguous_schema_is_refused(names: list[str], features: tuple[Featur
     """Names within a schema are distinct, and `id` is the record's own."""
     with pytest.raises(ValidationError, match=words):
         FeatureSchema(modalities=tuple(Modality(name=name, features=features) for name in names))
+
+
+def test_schemas_compare_equal_after_use() -> None:
+    """A schema with text that has encoded a record equals the same schema that has not."""
+    text = {"kind": "text", "name": "note", "vocabulary": ["sepsis"], "idf": [1.5]}
+    document = {"modalities": [{"name": "notes", "features": [text]}]}
+    used, fresh = FeatureSchema.model_validate(document), FeatureSchema.model_validate(document)
+    used.encode({"notes": {"note": "sepsis"}})
+    assert used == fresh

@@ -108,7 +108,7 @@ def test_a_manifest_without_format_version_is_refused(bundle: Bundle, document: 
             lambda d: d["graph"]["inputs"][0].update(name="lab"),
             "manifest.json: manifest: graph inputs [('lab', 2), ('history', 2)] differ",
         ),
-        (lambda d: (d.pop("name"), d.pop("version")), "name: Field required (and 1 more problems)"),
+        (lambda d: (d.pop("name"), d.pop("version")), "name: Field required (and 1 more problem)"),
     ],
     ids=["extra", "missing", "unknown", "inputs", "two"],
 )
