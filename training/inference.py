@@ -11,6 +11,7 @@ from service.bundle.output import OUTPUT_NAMES, Output
 from service.bundle.schema import FeatureSchema
 
 _BATCH_SIZE = 1024
+_MAX_CELLS = 1 << 24  # of one batch's inputs: volumes go through a few at a time
 
 
 @torch.inference_mode()
@@ -19,7 +20,8 @@ def predict(model: nn.Module, schema: FeatureSchema, arrays: Mapping[str, NDArra
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     inputs = [torch.from_numpy(arrays[name]) for name in schema.names]
-    chunks = [model([x[i : i + _BATCH_SIZE].to(device) for x in inputs]) for i in range(0, len(inputs[0]), _BATCH_SIZE)]
+    size = max(1, min(_BATCH_SIZE, _MAX_CELLS // sum(x.shape[1] for x in inputs)))
+    chunks = [model([x[i : i + size].to(device) for x in inputs]) for i in range(0, len(inputs[0]), size)]
     model.train(was_training)
     joined = [torch.cat(parts).cpu().numpy() for parts in zip(*chunks, strict=True)]
     return Output(**dict(zip(OUTPUT_NAMES, joined, strict=True)))
