@@ -37,7 +37,7 @@ demo: setup $(BUNDLE)/manifest.json ## train on real patients, export, serve on 
 	$(BIN)/python -m examples.demo --run $(RUN) --bundle $(BUNDLE) --port $(PORT)
 
 serve: setup $(BUNDLE)/manifest.json ## serve the demo's bundle
-	I2MOE_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
+	BENTOML_HOME=$${BENTOML_HOME:-$$(mktemp -d)} I2MOE_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
 
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -40,7 +41,9 @@ def unseen_patient(run: Path, number: int) -> tuple[dict[str, Any], str]:
 
 def start_server(bundle: Path, port: int) -> subprocess.Popen[bytes]:
     """`bentoml serve`, in a process group of its own."""
-    environment = {**os.environ, "I2MOE_BUNDLE": str(bundle), "BENTOML_DO_NOT_TRACK": "1"}
+    # A home of its own: servers that share one delete each other's metrics.
+    home = tempfile.mkdtemp(prefix="i2moe-demo-")
+    environment = {"BENTOML_HOME": home, **os.environ, "I2MOE_BUNDLE": str(bundle), "BENTOML_DO_NOT_TRACK": "1"}
     command = [sys.executable, "-m", "bentoml", "serve", "service.api:I2MoEService", "--port", str(port)]
     return subprocess.Popen(command, env=environment, start_new_session=True)
 

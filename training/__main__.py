@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with --resume --out {getattr(args, 'out', '')}", file=sys.stderr)
+        print("\nstopped; the same command with --resume goes on after the last whole epoch", file=sys.stderr)
         return _INTERRUPTED
     return 0
 

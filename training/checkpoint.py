@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema
 from training.errors import RunError
 from training.model.build import build_model
 from training.model.mixture import I2MoE
-from training.recipe import Recipe
+from training.recipe import Recipe, sentence
 
 CHECKPOINT_FILE = "checkpoint.pt"
 STATE_FILE = "training_state.pt"
@@ -93,5 +94,8 @@ def load_checkpoint(run: Path) -> Checkpoint:
         model = build_model(recipe.model, schema, task)
         model.load_state_dict(document["weights"])
         return Checkpoint(model.eval(), recipe, schema, task, document["provenance"])
+    except ValidationError as error:
+        told = sentence(error.errors()[0])
+        raise RunError(f"{path}: does not rebuild a model: {told} (made by another version? then train again)") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{path}: does not rebuild a model: {str(error).splitlines()[0]}") from error

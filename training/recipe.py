@@ -19,6 +19,9 @@ from training.train_config import TrainConfig
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
+NOT_STATED = ModelCard.model_validate(dict.fromkeys(ModelCard.model_fields, "Not stated."))
+
+
 class Recipe(Config):
     """A complete run. Relative paths are relative to the recipe's own folder."""
 
@@ -28,7 +31,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
-    model_card: ModelCard
+    model_card: ModelCard = NOT_STATED
 
     @model_validator(mode="after")
     def _single_experts_do_not_interact(self) -> "Recipe":

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from service.api.errors import BodyTooLargeError, InvalidInputError, InvalidJsonError, MediaTypeError
 from service.api.models import PredictRequest
 from service.bundle.errors import InvalidRecordError, Problem, and_more
+from service.bundle.features import kind_of
 from service.bundle.schema import EncodedRecord, FeatureSchema
 
 Loc = tuple[str | int, ...]
@@ -84,14 +85,26 @@ def parse(body: bytes, schema: FeatureSchema, *, max_instances: int) -> ParsedRe
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise InvalidJsonError("expected a JSON object, found an empty body")
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        where = _POSITION.search(str(error))
-        raise InvalidJsonError(f"the body is not JSON{f' ({where.group()})' if where else ''}") from None
+        raise InvalidJsonError(_why_unreadable(body, str(error))) from None
     if not isinstance(document, dict):
-        raise InvalidJsonError("expected a JSON object, found another kind of JSON value")
+        raise InvalidJsonError(f"expected a JSON object, found {kind_of(document)}")
     return document
+
+
+def _why_unreadable(body: bytes, error: str) -> str:
+    """What is wrong with a body that is not JSON; NaN and infinity, which many writers emit, are told by name."""
+    where = _POSITION.search(error)
+    place = f" ({where.group()})" if where else ""
+    try:
+        from_json(body, allow_inf_nan=True)
+    except ValueError:
+        return f"the body is not JSON{place}"
+    return f"expected finite numbers, or null for a missing value, found NaN or infinity, which JSON does not have{place}"
 
 
 def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> tuple[list[Any], bool, Loc]:
@@ -115,12 +128,12 @@ def _checked(envelope: dict[str, Any]) -> PredictRequest:
 
 def _read_instance(record: Any, loc: Loc, schema: FeatureSchema) -> Instance:
     if not isinstance(record, Mapping):
-        return Instance(None, None, (Problem(loc, "record_type", "must be an object of modalities"),))
+        return Instance(None, None, (Problem(loc, "record_type", f"must be an object of modalities, found {kind_of(record)}"),))
     record_id = record.get("id")
     problems = []
     if isinstance(record_id, bool) or not isinstance(record_id, str | int | None):
         record_id = None
-        problems.append(Problem((*loc, "id"), "id_type", "must be a string or an integer"))
+        problems.append(Problem((*loc, "id"), "id_type", f"must be a string or an integer, found {kind_of(record.get('id'))}"))
     try:
         encoded = schema.encode(record)
     except InvalidRecordError as error:

@@ -98,6 +98,7 @@ def flatten(prediction: Prediction) -> dict[str, Any]:
     """A prediction as one row of a table: scalars, and per expert its weight and contribution."""
     row = {key: prediction.get(key) for key in ("id", "status", "label", "probability", "risk_band")}
     row["error"] = prediction.get("error", {}).get("message")
+    row |= {key: "; ".join(prediction.get(key, [])) or None for key in ("missing", "warnings")}
     explanation = prediction.get("explanation") or {"experts": []}
     row |= {key: explanation.get(key) for key in ("dominant", "agreement", "summary")}
     for expert in explanation["experts"]:
@@ -196,8 +197,11 @@ def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
             yield prediction
 
     predictor = Predictor(bundle, provider=args.provider)
+    predictor.replay_example()
     records = read_records(args.input, bundle.manifest.features)
     num_rows = write_predictions(counted(score(predictor, records)), args.out)
+    if counts["error"] and not counts["ok"]:
+        raise TableError(f"{args.input}: none of {num_rows} rows could be scored; {args.out} says why of each")
     return f"{num_rows} rows written to {args.out}: {counts['ok']} predictions, {counts['error']} errors"
 
 

@@ -237,7 +237,9 @@ class FeatureSchema(Frozen):
         required = self.missing == "reject"
         arrays = {m.name: reader.read(m, record.get(m.name), required=required) for m in self.modalities}
         if not reader.problems and reader.missing == list(self.names):
-            msg = f"has no value in any modality; expected at least one of {', '.join(self.names)}"
+            msg = f"has no value that the model knows; expected at least one in {', '.join(self.names)}"
+            if reader.warnings:
+                msg += f" ({'; '.join(reader.warnings)})"
             reader.refuse((), "missing", msg)
         if reader.problems:
             raise InvalidRecordError(reader.problems)

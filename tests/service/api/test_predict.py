@@ -151,7 +151,7 @@ def test_a_bad_instance_does_not_fail_the_others(client: Client) -> None:
     assert locs == {("instances", 1, "labs", "crea"), ("instances", 1, "labs", "potassium")}
     assert third["id"] is None
     assert third["error"]["detail"] == [
-        {"loc": ["instances", 2], "type": "record_type", "msg": "must be an object of modalities"},
+        {"loc": ["instances", 2], "type": "record_type", "msg": "must be an object of modalities, found a number"},
     ]
     assert fourth["status"] == "ok"
     assert answer["timing_ms"]["batch_size"] == 2

@@ -278,3 +278,24 @@ def test_the_command_runs_in_its_own_process(bundle: Bundle, tmp_path: Path) -> 
     )
     assert shown.stdout.startswith("tiny 1.0.0")
     assert shown.stderr == ""
+
+
+def test_a_file_of_another_table_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no row can be scored the exit status says so, and the file says why of each row."""
+    write_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "in.csv").write_text("colour\nblue\ngreen\n")
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", str(tmp_path / "bundle"), str(tmp_path / "in.csv"), "--out", str(out)]) == 1
+    assert "none of 2 rows could be scored" in capsys.readouterr().err
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_flat_rows_keep_warnings_and_what_is_missing(tmp_path: Path) -> None:
+    """Someone who scores to csv reads the same warnings as a client of the service."""
+    write_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "in.jsonl").write_text('{"labs": {"crea": 1e6}}\n')
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(tmp_path / "bundle"), str(tmp_path / "in.jsonl"), "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "outside the range seen in training" in text
+    assert "history" in text

@@ -84,7 +84,7 @@ CONTRADICTIONS = {
     "a band twice": ("task.risk_bands", [BAND, BAND, {"name": "b", "below": 1.0}], "must rise"),
     "a threshold of one": ("task.threshold", 1.0, "less than 1"),
     "an example that does not fit": ("example.record.labs.crea", "31415926", "labs.crea: must be a number, found a string"),
-    "an example without values": ("example.record", {"id": "x"}, "has no value in any modality"),
+    "an example without values": ("example.record", {"id": "x"}, "has no value that the model knows"),
     "an answer of another shape": (
         "example.answer.prediction",
         [1.0],

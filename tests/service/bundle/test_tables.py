@@ -185,7 +185,7 @@ def test_a_parquet_row_becomes_a_record(tmp_path: Path) -> None:
         "signal": [1.0, 2.0],
     }
     assert encoded.missing == ()
-    with pytest.raises(InvalidRecordError, match="has no value in any modality"):
+    with pytest.raises(InvalidRecordError, match="has no value that the model knows"):
         SCHEMA.encode(second)
 
 
