@@ -134,7 +134,7 @@ def test_ctrl_c_ends_with_130_and_resume_completes(tmp_path: Path) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told
-    assert told.splitlines()[-1] == f"stopped; continue with --resume --out {out}"
+    assert told.splitlines()[-1] == "stopped; the same command with --resume goes on after the last whole epoch"
     assert {p.name for p in out.iterdir()} == {"recipe.json", "training_state.pt"}
     resumed = subprocess.run([*command, "--resume"], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr

@@ -27,7 +27,7 @@ def test_a_recipe_file_is_its_document(tmp_path: Path) -> None:
      ({"training": {}}, "recipe: training: is not a key of this section"),
      ({"data.modalities.labs.numerics": []}, "recipe: data.modalities.labs.numerics: is not a key of this section"),
      ({"data": None}, "recipe: data: is required"),
-     ({"model_card": None}, "recipe: model_card: is required"),
+     ({"data.split": None}, "recipe: data.split: is required"),
      ({"data.label": None}, "recipe: data.label: is required"),
      ({"train.epochs": "3"}, "recipe: train.epochs: Input should be a valid integer, found '3'"),
      ({"train.epochs": 2.5}, "recipe: train.epochs: Input should be a valid integer, found 2.5"),
