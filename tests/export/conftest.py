@@ -1,34 +1,15 @@
 import contextlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from export.__main__ import main
 from service.bundle.store import Bundle, open_bundle
-from tests.training.small_data import ALL_MODALITIES, recipe, write_data
-from training.run import fit
+from tests.training.runs import one_thread, rich_run
 
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Small models are fastest, and their sums always the same, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run folder of a model with every kind of feature. Not to be written to."""
-    folder = tmp_path_factory.mktemp("rich")
-    write_data(folder)
-    fit(recipe(modalities=ALL_MODALITIES), folder, folder / "run")
-    return folder / "run"
+__all__ = ["one_thread", "rich_run"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from training.config import Config
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import SelfAttention
+from training.model.fusion.transformer import AttentionBlock, SelfAttention
 
 NUM_CONSTANT = 2
 NUM_ZERO_COMPUTATION = NUM_CONSTANT + 2  # constant, copy, zero: the last positions, in this order
@@ -82,7 +82,7 @@ class Experts(nn.Module):
         return torch.cat([ffn, constant, x_1ND, torch.zeros_like(x_1ND)])
 
 
-class MoEPlusPlusLayer(nn.Module):
+class MoEPlusPlusLayer(AttentionBlock):
     """h = x + Drop(Attn(LN(x))); y = h + Drop(sum_e w_e E_e(LN(h))), w from `top_two`.
 
     Load-balancing loss, heterogeneous (eq. 7): sum_e eta_e f_e P_e with eta 1 for FFN experts and `tau` for the four
@@ -95,19 +95,15 @@ class MoEPlusPlusLayer(nn.Module):
     def __init__(
         self, hidden_dim: int, num_heads: int, dropout: float, config: "MoEPlusPlusFusion.Config", *, is_first: bool
     ) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(hidden_dim)
-        self.attention = SelfAttention(hidden_dim, num_heads)
-        self.mlp_norm = nn.LayerNorm(hidden_dim)
+        super().__init__(hidden_dim, num_heads, dropout, "input")
         self.router = Router(hidden_dim, config.num_experts, is_first=is_first)
         self.experts = Experts(hidden_dim, config.num_experts, config.ffn_dim)
-        self.dropout = nn.Dropout(dropout)
         num_ffn = config.num_experts - NUM_ZERO_COMPUTATION
         self.register_buffer("eta_E", torch.tensor([1.0] * num_ffn + [config.tau] * NUM_ZERO_COMPUTATION), persistent=False)
 
     def forward(self, x_BTD: Tensor, previous_NE: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) and the scores of the layer before to (B, T, D), this layer's scores (N, E) and its loss ()."""
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD)))
+        x_BTD = self.attend(x_BTD)
         normed_ND = self.mlp_norm(x_BTD).flatten(0, 1)
         scores_NE = self.router(normed_ND, previous_NE)
         weights_NE, chosen_NE = top_two(scores_NE)

@@ -16,7 +16,7 @@ from training.config import Config
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load, one_hot
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import Residual, SelfAttention, TransformerLayer
+from training.model.fusion.transformer import AttentionBlock, Residual, TransformerLayer
 
 
 class SwitchMLP(nn.Module):
@@ -67,22 +67,16 @@ class SwitchMLP(nn.Module):
         return y_ND[order_N.argsort()]
 
 
-class SwitchLayer(nn.Module):
+class SwitchLayer(AttentionBlock):
     """A `TransformerLayer` whose MLP is a `SwitchMLP`. Parameters: 4 D^2 + 5 D, and the experts."""
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float, residual: Residual, mlp: SwitchMLP) -> None:
-        super().__init__()
-        self.residual = residual
-        self.attention_norm = nn.LayerNorm(hidden_dim)
-        self.attention = SelfAttention(hidden_dim, num_heads)
-        self.mlp_norm = nn.LayerNorm(hidden_dim)
+        super().__init__(hidden_dim, num_heads, dropout, residual)
         self.mlp = mlp
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) to (B, T, D) and the load-balancing loss ()."""
-        attended_BTD = self.attention(self.attention_norm(x_BTD))
-        x_BTD = (attended_BTD if self.residual == "released" else x_BTD) + self.dropout(attended_BTD)
+        x_BTD = self.attend(x_BTD)
         mixed_BTD, loss = self.mlp(self.mlp_norm(x_BTD))
         return x_BTD + self.dropout(mixed_BTD), loss
 

@@ -43,12 +43,10 @@ class SelfAttention(nn.Module):
         return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class TransformerLayer(nn.Module):
-    """Pre-norm attention and a GELU MLP of width 2 D.
+class AttentionBlock(nn.Module):
+    """What every layer of tokens begins with: pre-norm attention with its residual, and the norm before what follows.
 
-    residual "input":     x = x + Drop(Attn(LN(x)))     the usual pre-norm block
-    residual "released":  a = Attn(LN(x)); x = a + Drop(a)     what the released code computes: the input is lost
-    then                  x = x + Drop(MLP(LN(x)))
+    Subclasses add what follows; `residual` is explained at `TransformerLayer`.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float, residual: Residual) -> None:
@@ -57,14 +55,30 @@ class TransformerLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(hidden_dim)
         self.attention = SelfAttention(hidden_dim, num_heads)
         self.mlp_norm = nn.LayerNorm(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def attend(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        attended_BTD = self.attention(self.attention_norm(x_BTD))
+        return (attended_BTD if self.residual == "released" else x_BTD) + self.dropout(attended_BTD)
+
+
+class TransformerLayer(AttentionBlock):
+    """Pre-norm attention and a GELU MLP of width 2 D.
+
+    residual "input":     x = x + Drop(Attn(LN(x)))     the usual pre-norm block
+    residual "released":  a = Attn(LN(x)); x = a + Drop(a)     what the released code computes: the input is lost
+    then                  x = x + Drop(MLP(LN(x)))
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float, residual: Residual) -> None:
+        super().__init__(hidden_dim, num_heads, dropout, residual)
         self.expand = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.contract = nn.Linear(2 * hidden_dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        attended_BTD = self.attention(self.attention_norm(x_BTD))
-        x_BTD = (attended_BTD if self.residual == "released" else x_BTD) + self.dropout(attended_BTD)
+        x_BTD = self.attend(x_BTD)
         hidden = self.dropout(F.gelu(self.expand(self.mlp_norm(x_BTD))))
         return x_BTD + self.dropout(self.contract(hidden))
 
