@@ -40,14 +40,18 @@ def _fit(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, args.overrides)
     evaluations = fit(recipe, args.recipe.parent.absolute(), args.out, resume=args.resume)
+    if not evaluations:  # another process tells them
+        return
     _print_metrics({split: evaluation.document()["metrics"] for split, evaluation in evaluations.items()})
     print(f"run written to {args.out}: checkpoint.pt, metrics.json, report.html")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from training.checkpoint import load_checkpoint
+    from training.distributed import refuse_several
     from training.evaluation import evaluate_file, read_metrics, write_metrics
 
+    refuse_several("evaluate")
     if args.data is None:
         splits = read_metrics(args.run)["splits"]
         _print_metrics({split: document["metrics"] for split, document in splits.items()})
@@ -60,8 +64,11 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
+    from training.distributed import refuse_several
     from training.run import fit
     from training.sweep import parse_grid, parse_seeds, sweep
+
+    refuse_several("sweep")
 
     def fit_or_resume(recipe: "Recipe", folder: Path, out: Path) -> None:
         print(f"run {out.name}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.bundle.manifest import ExpertInfo
 from training.config import Config
@@ -128,8 +128,18 @@ def _expert_loss(outputs_VBC: Tensor, role: ExpertInfo, modalities: Sequence[str
             return outputs_VBC.new_zeros(())
 
 
+class Shares(NamedTuple):
+    """What a micro-batch counts for in its optimiser step: losses times these add up to the losses of the whole batch."""
+
+    rows: float = 1.0  # of the batch's rows
+    task: Tensor | float = 1.0  # of its task loss: of rows, or of what their classes weigh
+
+
+ALL, NOTHING = Shares(), Shares(0.0, 0.0)
+
+
 class Losses(NamedTuple):
-    """A training step's losses; `total` is what is minimised."""
+    """The losses of a batch, or a micro-batch's shares of them; `total` is what is minimised."""
 
     total: Tensor  # ()
     task: Tensor  # ()
@@ -157,30 +167,41 @@ class PaperObjective:
             return CLASSIFICATION
         return BOUNDED_REGRESSION if self.config.regression_losses == "bounded" else RELEASED_REGRESSION
 
-    def __call__(self, model: I2MoE, inputs: list[Tensor], target_B: Tensor) -> Losses:
+    def __call__(self, model: I2MoE, inputs: list[Tensor], target_B: Tensor, shares: Shares = ALL) -> Losses:
         """The losses of one batch. `inputs` holds one (B, columns) tensor per modality, `target_B` the targets.
 
-        Targets of regression tasks are in the model's own units (standard deviations from the training mean).
+        Targets of regression tasks are in the model's own units (standard deviations from the training mean). Under
+        autocast the model's answers are compared in float32.
         """
         tokens_BnPD = model.embed(inputs)
         weights_BE = model.reweighting(tokens_BnPD)
         logits_EBC, interaction_E, gate_loss = self._experts(model, tokens_BnPD)
-        task = self._task_loss(model.mix(weights_BE, logits_EBC), target_B)
-        total = task + self.config.gate_weight * gate_loss
+        with torch.autocast(logits_EBC.device.type, enabled=False):  # a mixture of few terms needs all their digits
+            mixed_BC = model.mix(weights_BE.float(), logits_EBC)
+        task = shares.task * self._task_loss(mixed_BC, target_B)
+        total = task + shares.rows * (self.config.gate_weight * gate_loss)
+        interaction_E = shares.rows * interaction_E
         if len(interaction_E):
             total = total + self.config.interaction_weight * interaction_E.mean()
         return Losses(total, task, interaction_E.detach())
+
+    def shares(self, target_B: Tensor, whole_N: Tensor) -> Shares:
+        """What rows with the targets `target_B` count for among those of a step, `whole_N`."""
+        weights_C = self._class_weights(target_B.device)
+        part, whole = (self.task.loss_weight(target, weights_C) for target in (target_B, whole_N))
+        return Shares(len(target_B) / len(whole_N), part / whole)
 
     def _experts(self, model: I2MoE, tokens_BnPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Clean logits (E, B, C), interaction losses (E,) or (0,), gate loss ()."""
         if self.config.interaction_weight == 0:
             clean = model.run_experts(tokens_BnPD)
-            return clean.logits, clean.logits.new_zeros(0), clean.gate_loss
+            return clean.logits.float(), clean.logits.new_zeros(0, dtype=torch.float32), clean.gate_loss
         replaced = self._replaced_modalities()
         output = model.run_perturbed(tokens_BnPD, self._replacement, replaced)
         compared = output.latents if self.config.on == "latents" else output.logits
         names = [self.modalities[position] for position in replaced]
-        return output.logits[:, 0], interaction_losses(compared, model.roles, names, self._rules), output.gate_loss
+        interaction_E = interaction_losses(compared.float(), model.roles, names, self._rules)
+        return output.logits[:, 0].float(), interaction_E, output.gate_loss
 
     def _replaced_modalities(self) -> list[int]:
         """All of them, or as many as wanted, drawn anew in every step."""
@@ -189,6 +210,21 @@ class PaperObjective:
         drawn: list[int] = torch.randperm(len(self.modalities))[: self.config.num_perturbed].sort().values.tolist()
         return drawn
 
+    def _class_weights(self, device: torch.device) -> Tensor | None:
+        return None if self.class_weights_C is None else self.class_weights_C.to(device)
+
     def _task_loss(self, logits_BC: Tensor, target_B: Tensor) -> Tensor:
-        weights_C = None if self.class_weights_C is None else self.class_weights_C.to(logits_BC.device)
+        weights_C = self._class_weights(logits_BC.device)
         return self.task.loss(logits_BC, target_B, class_weights_C=weights_C, label_smoothing=self.config.label_smoothing)
+
+
+class LossModule(nn.Module):
+    """An objective over a model as one forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, objective: PaperObjective, model: I2MoE) -> None:
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, inputs: list[Tensor], target_B: Tensor, shares: Shares) -> Losses:
+        """As `PaperObjective.__call__`."""
+        return self.objective(self.model, inputs, target_B, shares)

@@ -1,6 +1,7 @@
 """Shows epochs as they end: a bar on a terminal, one line per epoch elsewhere."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -22,8 +23,11 @@ def epoch_line(record: EpochRecord, config: TrainConfig) -> str:
     return f"{losses}  validation {validation}"
 
 
-def show_progress(epochs: Iterator[EpochRecord], config: TrainConfig, *, first_epoch: int) -> None:
-    """Run all epochs, telling each one on standard error."""
+def show_progress(epochs: Iterator[EpochRecord], config: TrainConfig, *, first_epoch: int, silent: bool = False) -> None:
+    """Run all epochs, telling each one on standard error, unless another process does."""
+    if silent:
+        deque(epochs, maxlen=0)
+        return
     if not sys.stderr.isatty():
         for record in epochs:
             print(f"epoch {record.epoch + 1}/{config.epochs}  {epoch_line(record, config)}", file=sys.stderr, flush=True)  # noqa: T201 - progress is for people

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training import distributed
 from training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE, Checkpoint, save_checkpoint
 from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
@@ -91,18 +92,24 @@ def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
 def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dict[str, Evaluation]:
     """Train `recipe` (whose relative paths start at `folder`) into the run folder `out`.
 
-    Leaves checkpoint.pt, metrics.json, report.html and recipe.json there. Raises `TrainingError`; on Ctrl-C the last whole
-    epoch stays and `resume` continues from it.
+    Leaves checkpoint.pt, metrics.json, report.html and recipe.json there, and answers the evaluations of validation and test;
+    of several processes the first alone does, the others answer nothing. Raises `TrainingError`; on Ctrl-C the last whole epoch
+    stays and `resume` continues from it.
     """
     started = time.monotonic()
-    dataset = load_dataset(recipe.data, folder, seed=recipe.train.seed, missing=recipe.model.missing)
-    if resume and (out / CHECKPOINT_FILE).exists() and not (out / STATE_FILE).exists():
-        raise RunError(f"{out}: this run is complete; nothing to resume")
-    trainer = make_trainer(recipe, dataset, out)
-    _prepare_folder(recipe, out, resume=resume)  # after all that can be wrong with a recipe, which leaves no folder then
-    if resume:
-        trainer.resume()
-    show_progress(trainer.epochs(), recipe.train, first_epoch=trainer.state.next_epoch)
+    with distributed.process_group(recipe.train.device):
+        is_first = distributed.is_first()
+        dataset = load_dataset(recipe.data, folder, seed=recipe.train.seed, missing=recipe.model.missing)
+        if resume and (out / CHECKPOINT_FILE).exists() and not (out / STATE_FILE).exists():
+            raise RunError(f"{out}: this run is complete; nothing to resume")
+        trainer = make_trainer(recipe, dataset, out)
+        # After all that can be wrong with a recipe, which leaves no folder then.
+        distributed.first_says(lambda: _prepare_folder(recipe, out, resume=resume))
+        if resume:
+            trainer.resume()
+        show_progress(trainer.epochs(), recipe.train, first_epoch=trainer.state.next_epoch, silent=not is_first)
+    if not is_first:
+        return {}
     model = trainer.best_model()
     calibrate(model, dataset)
     provenance = _provenance(recipe, dataset, trainer, time.monotonic() - started)

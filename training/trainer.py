@@ -1,32 +1,36 @@
 """The one training loop: batches, optimiser, weight averaging, early stopping, resume.
 
 Every epoch reseeds torch from (seed, epoch), so an epoch's shuffling, dropout and noise do not depend on what ran
-before it: a resumed run continues bit for bit (on the CPU) from weights and optimiser state alone.
+before it: a resumed run continues bit for bit (on the CPU) from weights and optimiser state alone. Of several processes
+all draw the same order of rows, then each its own noise; `training.distributed` says what else they share.
 """
 
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from training import distributed
+from training.batches import MicroBatch, micro_batches
 from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, save_atomically
 from training.data.dataset import Dataset
 from training.errors import RecipeError, RunError
 from training.inference import predict
 from training.model.mixture import I2MoE
-from training.objectives import Losses, PaperObjective
+from training.objectives import ALL, NOTHING, Losses, LossModule, PaperObjective, Shares
 from training.tasks import is_better
 from training.train_config import TrainConfig
 
-_EPOCH_STRIDE = 1_000_003  # a prime, so that (seed, epoch) pairs do not meet
+_EPOCH_STRIDE, _RANK_STRIDE = 1_000_003, 15_485_863  # primes, so that no two (seed, epoch, process) meet
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class TrainingState:
     model: I2MoE
     average: AveragedModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of losses whose gradients float16 could not hold; does nothing for other precisions
     next_epoch: int = 0
     best_epoch: int = -1
     best_value: float | None = None
@@ -63,30 +68,22 @@ class TrainingState:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             **{name: getattr(self, name) for name in ("next_epoch", "best_epoch", "best_value", "best_weights", "history")},
         }
         save_atomically(document, path)
 
-    def restore(self, path: Path) -> None:
-        """Continue from a saved state. Raises `RunError`."""
-        document = load_document(path)
+    def restore(self, document: dict[str, Any], path: Path) -> None:
+        """Continue from a state that was saved at `path`. Raises `RunError`."""
         try:
             self.model.load_state_dict(document["model"])
             self.average.load_state_dict(document["average"])
             self.optimizer.load_state_dict(document["optimizer"])
+            self.scaler.load_state_dict(document["scaler"])
             for name in ("next_epoch", "best_epoch", "best_value", "best_weights", "history"):
                 setattr(self, name, document[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunError(f"{path}: belongs to another recipe: {str(error).splitlines()[0]}") from error
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first GPU if there is one, else the CPU. Raises `RecipeError`."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-    try:
-        return torch.empty(0, device=name).device
-    except (AssertionError, RuntimeError) as error:  # a torch without CUDA asserts
-        raise RecipeError(f"train.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 _FREE_OF_DECAY = ("position", "token", "missing", "bias")
@@ -124,9 +121,11 @@ class Trainer:
         run: Path,
     ) -> None:
         self.config, self.dataset, self.objective = config, dataset, objective
-        self.modality_dropout = modality_dropout
+        self.modality_dropout, self.dtype = modality_dropout, _PRECISIONS[config.precision]
         self.state_path = run / STATE_FILE
-        self.device = choose_device(config.device)
+        self.device = distributed.choose_device(config.device)
+        if config.precision == "fp16" and self.device.type == "cpu":
+            raise RecipeError("train.precision: expected fp32 or bf16 on the CPU, found 'fp16'")
         model.to(self.device)
         arrays, target = dataset.part("train")
         self.inputs = [torch.from_numpy(arrays[name]).to(self.device) for name in dataset.schema.names]
@@ -134,13 +133,16 @@ class Trainer:
         self.selection = objective.task.selection(config.selection)
         groups = parameter_groups(model, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        self.state = TrainingState(model, AveragedModel(model, multi_avg_fn=self._average), optimizer)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self.state = TrainingState(model, AveragedModel(model, multi_avg_fn=self._average), optimizer, scaler)
+        self.losses = distributed.share_gradients(LossModule(objective, model))
         self.steps_per_epoch = math.ceil(len(target) / config.batch_size)
 
     def resume(self) -> None:
         """Continue where an interrupted run stopped; a run that never finished an epoch starts anew."""
-        if self.state_path.exists():
-            self.state.restore(self.state_path)
+        document = distributed.first_says(lambda: load_document(self.state_path) if self.state_path.exists() else None)
+        if document is not None:
+            self.state.restore(document, self.state_path)
 
     def epochs(self) -> Iterator[EpochRecord]:
         """Train until the last epoch or until validation stops improving, telling each epoch once it is saved.
@@ -150,7 +152,8 @@ class Trainer:
         while self.state.next_epoch < self.config.epochs and not self._exhausted():
             record = self._run_epoch(self.state.next_epoch)
             self._remember(record)
-            self.state.save(self.state_path)
+            if distributed.is_first():
+                self.state.save(self.state_path)
             yield record
 
     def best_model(self) -> I2MoE:
@@ -163,27 +166,53 @@ class Trainer:
         return self.state.best_epoch >= 0 and self.state.next_epoch - self.state.best_epoch > self.config.patience
 
     def _run_epoch(self, epoch: int) -> EpochRecord:
-        torch.manual_seed(self.config.seed * _EPOCH_STRIDE + epoch)
         self.state.model.train()
-        order = torch.randperm(len(self.target)).to(self.device)
-        batches = order.split(self.config.batch_size)
-        totals = [self._step(rows, epoch * self.steps_per_epoch + step) for step, rows in enumerate(batches)]
-        loss, task, *interaction = np.mean(totals, axis=0).tolist()
+        steps = self._draw_steps(epoch)
+        told = torch.stack([self._step(step, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
+        loss, task, *interaction = distributed.sum_over_processes(told).cpu().numpy().mean(axis=0).tolist()
         experts = [expert.name for expert in self.state.model.roles] if interaction else []
-        return EpochRecord(epoch, loss, task, dict(zip(experts, interaction, strict=True)), self._validate())
+        validation = distributed.first_says(self._validate)
+        return EpochRecord(epoch, loss, task, dict(zip(experts, interaction, strict=True)), validation)
 
-    def _step(self, rows: Tensor, step: int) -> NDArray[np.float32]:
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._schedule(step)
-        inputs = hide_modalities([x[rows] for x in self.inputs], self.modality_dropout)
-        losses: Losses = self.objective(self.state.model, inputs, self.target[rows])
-        self.state.optimizer.zero_grad()
-        losses.total.backward()
-        nn.utils.clip_grad_norm_(self.state.model.parameters(), self.config.max_grad_norm)
-        self.state.optimizer.step()
-        self.state.average.update_parameters(self.state.model)
-        told = torch.cat([torch.stack([losses.total.detach(), losses.task.detach()]), losses.interaction_E])
-        return told.cpu().numpy()
+    def _draw_steps(self, epoch: int) -> list[list[MicroBatch]]:
+        """The epoch's steps, the same in all processes; from here on each draws noise of its own."""
+        seed = self.config.seed * _EPOCH_STRIDE + epoch
+        torch.manual_seed(seed)
+        order = torch.randperm(len(self.target)).to(self.device)
+        if not distributed.is_first():
+            torch.manual_seed(seed + distributed.rank() * _RANK_STRIDE)
+        return [micro_batches(rows, self.config.accumulate) for rows in order.split(self.config.batch_size)]
+
+    def _step(self, step: list[MicroBatch], number: int) -> Tensor:
+        """One optimiser step; this process's part of its losses: total, task, interaction (2 + E,)."""
+        state, last = self.state, len(step) - 1
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._schedule(number)
+        state.optimizer.zero_grad()
+        told = torch.stack([self._backward(batch, shared=i == last) for i, batch in enumerate(step)]).sum(dim=0)
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), self.config.max_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.average.update_parameters(state.model)
+        return told
+
+    def _backward(self, batch: MicroBatch, *, shared: bool) -> Tensor:
+        """Add a micro-batch's gradients, shared with the other processes after a step's last; its losses (2 + E,)."""
+        inputs = hide_modalities([x[batch.rows] for x in self.inputs], self.modality_dropout)
+        with nullcontext() if shared else distributed.without_sharing(self.losses):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                losses: Losses = self.losses(inputs, self.target[batch.rows], self._shares(batch))
+            # Processes take the mean of their gradients where a step needs the sum.
+            self.state.scaler.scale(losses.total * distributed.num_processes()).backward()
+        return torch.cat([torch.stack([losses.total.detach(), losses.task.detach()]), losses.interaction_E])
+
+    def _shares(self, batch: MicroBatch) -> Shares:
+        if not batch.counts:
+            return NOTHING
+        if len(batch.rows) == len(batch.step_rows):
+            return ALL
+        return self.objective.shares(self.target[batch.rows], self.target[batch.step_rows])
 
     def _schedule(self, step: int) -> float:
         """Linear warm-up, then constant or a cosine to zero at the last epoch."""

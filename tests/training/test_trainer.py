@@ -12,13 +12,15 @@ from torch import nn
 from service.bundle.features import NumericFeature
 from service.bundle.schema import FeatureSchema, Modality
 from tests.training import small_model
-from tests.training.small_data import recipe, write_data
+from tests.training.small_data import TINY_ENCODER, recipe, write_data
+from training import distributed
+from training.batches import micro_batches
 from training.checkpoint import STATE_FILE, load_document, save_atomically
 from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
 from training.inference import predict
 from training.run import make_trainer
-from training.trainer import Trainer, choose_device, hide_modalities, parameter_groups
+from training.trainer import Trainer, hide_modalities, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def test_weight_averages_follow_the_formula(dataset: Dataset, tmp_path: Path) ->
     average = None
     for step in range(6):
         kept.state.model.train()
-        kept._step(rows, step)
+        kept._step(micro_batches(rows, 1), step)
         now = weights(kept)[name].clone()
         decay = min(0.3, (1 + step) / (10 + step))
         average = now if average is None else average + (1 - decay) * (now - average)
@@ -193,7 +195,7 @@ def test_clipping_bounds_the_gradient_of_a_step(dataset: Dataset, tmp_path: Path
         model = clipped.state.model
         clipped.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         before = copy.deepcopy(dict(model.named_parameters()))
-        clipped._step(torch.arange(16), 0)
+        clipped._step(micro_batches(torch.arange(16), 1), 0)
         moved = math.sqrt(sum((p - before[name]).square().sum().item() for name, p in model.named_parameters()))
         assert 0 < moved <= 0.01 * limit * 1.01
 
@@ -256,25 +258,93 @@ def test_hidden_modalities_leave_every_sample_one(rate: float) -> None:
         assert all(x is y for x, y in zip(inputs, hidden, strict=True))
 
 
+QUIET: dict[str, Any] = {
+    "model.dropout": 0.0, "model.modality_dropout": 0.0, "model.reweighting": {"hidden_dim": 8, "dropout": 0.0},
+    "model.encoders": {"default": {**TINY_ENCODER, "noise": 0.0, "dropout": 0.0}}, "objective.masking": "zero",
+}  # fmt: skip  # nothing drawn but the order of the rows
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective.class_weights": "balanced"}, {"model.fusion": "mult"}], ids=str)
+@pytest.mark.parametrize("accumulate", [2, 40])
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    dataset: Dataset, tmp_path: Path, changes: dict[str, Any], accumulate: int
+) -> None:
+    """Micro-batches of unequal size, by rows or by what their classes weigh, add up to the losses of whole batches."""
+    changes = QUIET | changes | {"train.batch_size": 23}
+    whole = list(trainer(dataset, tmp_path / "whole", changes).epochs())
+    pieces = list(trainer(dataset, tmp_path / "pieces", changes | {"train.accumulate": accumulate}).epochs())
+    for one, other in zip(whole, pieces, strict=True):
+        assert other.loss == pytest.approx(one.loss, abs=1e-5)
+        assert other.task_loss == pytest.approx(one.task_loss, abs=1e-5)
+        assert other.interaction == pytest.approx(one.interaction, abs=1e-4)  # Adam magnifies rounding where gradients are tiny
+        assert other.validation["log_loss"] == pytest.approx(one.validation["log_loss"], abs=1e-4)
+
+
+def test_a_step_is_of_batch_size_rows_however_it_is_cut(dataset: Dataset, tmp_path: Path) -> None:
+    """`accumulate` changes neither the number of steps nor which rows they take."""
+    one, cut = (trainer(dataset, tmp_path / str(n), {"train.accumulate": n}) for n in (1, 3))
+    drawn = [[torch.cat([batch.rows for batch in step]) for step in each._draw_steps(4)] for each in (one, cut)]
+    assert [len(rows) for rows in drawn[0]] == [32, 32, 8]
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert [len(step) for step in cut._draw_steps(4)] == [3, 3, 3]
+
+
+def test_every_process_draws_the_same_order_and_its_own_noise(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout and masking of one process are not those of another, while together they go through every row once."""
+    each = trainer(dataset, tmp_path)
+    noise, rows = [], []
+    monkeypatch.setattr(distributed, "num_processes", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        steps = each._draw_steps(0)
+        noise.append(torch.rand(4).tolist())
+        rows.append([torch.cat([batch.rows for batch in step if batch.counts]) for step in steps])
+    assert noise[0] != noise[1] != noise[2] != noise[0]
+    assert sorted(torch.cat([part for process in rows for part in process]).tolist()) == list(range(72))
+    assert [sum(len(process[i]) for process in rows) for i in range(3)] == [32, 32, 8]
+
+
+@pytest.mark.parametrize("fusion", ["transformer", "switchgate", "interpretcc", "moepp", "mult"])
+def test_bf16_trains_in_half_precision_and_scores_in_full(dataset: Dataset, tmp_path: Path, fusion: str) -> None:
+    """The training passes are autocast and give nearly the fp32 losses; weights, losses and validation stay float32."""
+    changes = QUIET | {"model.fusion": fusion}
+    full, half = (trainer(dataset, tmp_path / p, changes | {"train.precision": p}) for p in ("fp32", "bf16"))
+    seen: list[torch.dtype] = []
+    half.state.model.experts[0].register_forward_hook(lambda module, _, output: seen.append(output.logits_BC.dtype))
+    wanted, found = list(full.epochs()), list(half.epochs())
+    assert seen == [torch.bfloat16] * (len(seen))
+    assert {tensor.dtype for tensor in half.state.model.parameters()} == {torch.float32}
+    assert found[-1].loss == pytest.approx(wanted[-1].loss, abs=0.02)
+    assert found[-1].loss != wanted[-1].loss
+    arrays, _ = dataset.part("validation")
+    assert predict(half.best_model(), dataset.schema, arrays).logits.dtype == np.float32
+
+
+def test_bf16_resumes_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
+    """Half precision and micro-batches continue as exactly as everything else."""
+    changes = {"train.epochs": 2, "train.precision": "bf16", "train.accumulate": 2}
+    straight = trainer(dataset, tmp_path / "straight", changes)
+    list(straight.epochs())
+    next(trainer(dataset, tmp_path / "stopped", changes).epochs())
+    resumed = trainer(dataset, tmp_path / "stopped", changes)
+    resumed.resume()
+    list(resumed.epochs())
+    assert equal(weights(straight), weights(resumed))
+
+
+def test_fp16_needs_a_gpu(dataset: Dataset, tmp_path: Path) -> None:
+    """On the CPU float16 is refused by the key's name."""
+    with pytest.raises(RecipeError, match=r"train.precision: expected fp32 or bf16 on the CPU, found 'fp16'"):
+        trainer(dataset, tmp_path, {"train.precision": "fp16"})
+
+
 def test_modality_dropout_is_for_models_with_tokens(dataset: Dataset, tmp_path: Path) -> None:
     """A model that rejects missing modalities is never shown one."""
     changes = {"model.modality_dropout": 0.4}
     assert trainer(dataset, tmp_path, changes).modality_dropout == 0.4
     assert trainer(dataset, tmp_path, changes | {"model.missing": "reject"}).modality_dropout == 0.0
-
-
-@pytest.mark.parametrize("name", ["gpu0", "cuda:77", "tpu"])
-def test_a_device_that_cannot_be_used_is_told(name: str) -> None:
-    """A misspelt device, or a GPU that is not there, is a mistake of the recipe."""
-    with pytest.raises(RecipeError, match=f"train.device: '{name}' cannot be used here: ") as error:
-        choose_device(name)
-    assert "\n" not in str(error.value)
-
-
-def test_auto_takes_the_gpu_where_there_is_one() -> None:
-    """auto is the first GPU, else the CPU."""
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_prediction_leaves_the_model_as_it_was() -> None:

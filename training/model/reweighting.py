@@ -25,7 +25,7 @@ class Reweighting(nn.Module):
     def forward(self, tokens_BnPD: Tensor) -> Tensor:
         """(B, n, P, D) to weights (B, E) that are positive and sum to 1."""
         pooled_BnD = tokens_BnPD.mean(dim=2)
-        return torch.softmax(self.mlp(pooled_BnD.flatten(1)) / self.temperature, dim=-1)
+        return torch.softmax(self.mlp(pooled_BnD.flatten(1)).float() / self.temperature, dim=-1)
 
 
 class SimpleWeights(nn.Module):

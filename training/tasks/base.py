@@ -38,6 +38,11 @@ class Task(ABC):
     def loss(self, logits_BC: Tensor, target_B: Tensor, *, class_weights_C: Tensor | None, label_smoothing: float) -> Tensor:
         """The mean task loss () of a batch."""
 
+    def loss_weight(self, target_B: Tensor, class_weights_C: Tensor | None) -> Tensor | float:
+        """What a batch counts for beside others: the mean of a whole is that of its parts, weighted by this. Rows."""
+        del class_weights_C
+        return float(len(target_B))
+
     @abstractmethod
     def covers(self, target_N: NDArray[Any]) -> bool:
         """Whether every metric is defined on these targets."""

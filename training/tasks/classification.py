@@ -31,6 +31,10 @@ class Classification(Task):
         """Mean cross entropy."""
         return F.cross_entropy(logits_BC, target_B, weight=class_weights_C, label_smoothing=label_smoothing)
 
+    def loss_weight(self, target_B: Tensor, class_weights_C: Tensor | None) -> Tensor | float:
+        """Rows, or what their classes weigh."""
+        return float(len(target_B)) if class_weights_C is None else class_weights_C[target_B].sum()
+
     def covers(self, target_N: NDArray[Any]) -> bool:
         """Every class occurs."""
         return len(np.unique(target_N)) == len(self.info.labels)
