@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.explanation import explain_dataset
@@ -15,8 +14,9 @@ from service.bundle.output import Output
 from service.bundle.tables import TableError, absent_columns, table_records
 from training.checkpoint import METRICS_FILE, Checkpoint
 from training.data.config import SplitConfig
-from training.data.dataset import encode_records
+from training.data.encode import encode_records
 from training.data.labels import read_target
+from training.data.rows import RowArray
 from training.data.source import load_source
 from training.errors import DataError, RunError
 from training.files import write_text
@@ -50,11 +50,9 @@ def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
     )
 
 
-def evaluate_rows(
-    checkpoint: Checkpoint, arrays: Mapping[str, NDArray[np.float32]], target: NDArray[Any], split: str
-) -> Evaluation:
+def evaluate_rows(checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target: NDArray[Any], split: str) -> Evaluation:
     """Score (N, columns) arrays against their target (N,)."""
-    output = predict(checkpoint.model, checkpoint.schema, arrays)
+    output = predict(checkpoint.model, checkpoint.schema, arrays, workers=checkpoint.recipe.train.workers)
     num_bootstraps = checkpoint.recipe.train.num_bootstraps
     metrics = make_task(checkpoint.task).evaluate(output.prediction, target, num_bootstraps=num_bootstraps)
     explanation = explain_dataset(

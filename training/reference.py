@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.output import Output
 from service.bundle.schema import (
+    ArrayFeature,
     CategoricalFeature,
     CodesFeature,
     Feature,
     FeatureSchema,
     NumericFeature,
-    TextFeature,
 )
+from training.data.encode import values_in_memory
+from training.data.rows import RowArray, parts
 
 NUM_BINS = 20
 _EXAMPLE_WORDS = 5
@@ -32,14 +34,14 @@ def _histogram(values: NDArray[np.floating]) -> dict[str, list[float]]:
 
 def reference(
     output: Output,
-    arrays: Mapping[str, NDArray[np.float32]],
+    arrays: Mapping[str, RowArray],
     schema: FeatureSchema,
     task: TaskInfo,
     experts: Iterable[ExpertInfo],
 ) -> dict[str, Any]:
     """Histograms over [0, 1] of every label's probability and every expert's weight, and how often features were missing."""
     missing = {
-        f"{modality.name}.{feature.name}": float(np.isnan(arrays[modality.name][:, columns.start]).mean())
+        f"{modality.name}.{feature.name}": float(np.isnan(values_in_memory(arrays[modality.name])[:, columns.start]).mean())
         for modality in schema.modalities
         for feature, columns in modality.columns()
     }
@@ -51,19 +53,22 @@ def reference(
     }
 
 
-def typical_record(arrays: Mapping[str, NDArray[np.float32]], schema: FeatureSchema) -> dict[str, Any]:
+def typical_record(arrays: Mapping[str, RowArray], schema: FeatureSchema) -> dict[str, Any]:
     """A record of nobody: each feature at its median or most common value over the given rows (N, columns)."""
     return {
         modality.name: {
             feature.name: value
             for feature, columns in modality.columns()
-            if (value := _typical(feature, arrays[modality.name][:, columns])) is not None
+            if (value := _typical(feature, arrays[modality.name], columns)) is not None
         }
         for modality in schema.modalities
     }
 
 
-def _typical(feature: Feature, values_NK: NDArray[np.float32]) -> Any:
+def _typical(feature: Feature, array: RowArray, columns: slice) -> Any:
+    if isinstance(feature, ArrayFeature):
+        return _mean_array(array, columns, feature.shape)
+    values_NK = values_in_memory(array)[:, columns]
     known_NK = values_NK[~np.isnan(values_NK).any(axis=1)]
     if len(known_NK) == 0:
         return None
@@ -73,6 +78,13 @@ def _typical(feature: Feature, values_NK: NDArray[np.float32]) -> Any:
         return feature.vocabulary[int(Counter(known_NK[:, 0].tolist()).most_common(1)[0][0])]
     if isinstance(feature, CodesFeature):
         return [feature.vocabulary[int(known_NK.mean(axis=0).argmax())]]
-    if isinstance(feature, TextFeature):
-        return " ".join(feature.vocabulary[i] for i in known_NK.mean(axis=0).argsort()[-_EXAMPLE_WORDS:][::-1])
-    return known_NK.mean(axis=0).reshape(feature.shape).tolist()
+    return " ".join(feature.vocabulary[i] for i in known_NK.mean(axis=0).argsort()[-_EXAMPLE_WORDS:][::-1])
+
+
+def _mean_array(array: RowArray, columns: slice, shape: tuple[int, ...]) -> Any:
+    """The mean of the rows without a gap, None if there is none."""
+    total_K, count = np.zeros(columns.stop - columns.start), 0
+    for part in parts(array):
+        known_NK = part[:, columns][~np.isnan(part[:, columns]).any(axis=1)]
+        total_K, count = total_K + known_NK.sum(axis=0, dtype=np.float64), count + len(known_NK)
+    return (total_K / count).astype(np.float32).reshape(shape).tolist() if count else None

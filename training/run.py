@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training import distributed
+from training.batches import training_rows
 from training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE, Checkpoint, save_checkpoint
 from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
@@ -46,7 +47,7 @@ def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe.model, dataset.schema, dataset.task)
     arrays, target = dataset.part("train")
-    fit_encoders(model, [torch.from_numpy(arrays[name]) for name in dataset.schema.names])
+    fit_encoders(model, [training_rows(arrays[name]) for name in dataset.schema.names])
     if model.units is not None:
         model.units.fit(torch.from_numpy(target))
     task = make_task(dataset.task)
@@ -55,10 +56,10 @@ def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 
 
-def calibrate(model: I2MoE, dataset: Dataset) -> None:
-    """Fit the model's calibration on the validation rows."""
+def calibrate(model: I2MoE, dataset: Dataset, *, workers: int = 0) -> None:
+    """Fit the model's calibration on the validation rows; `workers` read lazy ones ahead."""
     arrays, target = dataset.part("validation")
-    logits = torch.from_numpy(predict(model, dataset.schema, arrays).logits.copy())
+    logits = torch.from_numpy(predict(model, dataset.schema, arrays, workers=workers).logits.copy())
     model.calibration.fit(logits, torch.from_numpy(target))
 
 
@@ -111,7 +112,7 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
     if not is_first:
         return {}
     model = trainer.best_model()
-    calibrate(model, dataset)
+    calibrate(model, dataset, workers=recipe.train.workers)
     provenance = _provenance(recipe, dataset, trainer, time.monotonic() - started)
     checkpoint = Checkpoint(model, recipe, dataset.schema, dataset.task, provenance)
     return finish(checkpoint, dataset, trainer.state.history, out)

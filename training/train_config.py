@@ -23,6 +23,7 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     device: str = "auto"  # auto: the first GPU (under torchrun each process's own), else the CPU
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the training passes (autocast); losses and all scoring are fp32
+    workers: int = Field(default=0, ge=0)  # processes that read ahead what stays in files; arrays in memory need none
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches of an optimiser step. A step is still of `batch_size` rows, over all processes: each process cuts its
     slice of them into `accumulate` pieces, goes through one at a time and adds up the gradients. 4 needs a quarter of the

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from training import distributed
-from training.batches import MicroBatch, micro_batches
+from training.batches import Batches, MicroBatch, micro_batches
 from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, save_atomically
 from training.data.dataset import Dataset
 from training.errors import RecipeError, RunError
@@ -128,7 +128,7 @@ class Trainer:
             raise RecipeError("train.precision: expected fp32 or bf16 on the CPU, found 'fp16'")
         model.to(self.device)
         arrays, target = dataset.part("train")
-        self.inputs = [torch.from_numpy(arrays[name]).to(self.device) for name in dataset.schema.names]
+        self.batches = Batches([arrays[name] for name in dataset.schema.names], self.device, workers=config.workers)
         self.target = model.standardise(torch.from_numpy(target).to(self.device))
         self.selection = objective.task.selection(config.selection)
         groups = parameter_groups(model, config.weight_decay)
@@ -168,7 +168,8 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> EpochRecord:
         self.state.model.train()
         steps = self._draw_steps(epoch)
-        told = torch.stack([self._step(step, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
+        inputs = self.batches([batch.rows for step in steps for batch in step])
+        told = torch.stack([self._step(step, inputs, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
         loss, task, *interaction = distributed.sum_over_processes(told).cpu().numpy().mean(axis=0).tolist()
         experts = [expert.name for expert in self.state.model.roles] if interaction else []
         validation = distributed.first_says(self._validate)
@@ -183,13 +184,16 @@ class Trainer:
             torch.manual_seed(seed + distributed.rank() * _RANK_STRIDE)
         return [micro_batches(rows, self.config.accumulate) for rows in order.split(self.config.batch_size)]
 
-    def _step(self, step: list[MicroBatch], number: int) -> Tensor:
-        """One optimiser step; this process's part of its losses: total, task, interaction (2 + E,)."""
+    def _step(self, step: list[MicroBatch], inputs: Iterator[list[Tensor]], number: int) -> Tensor:
+        """One optimiser step, its next micro-batches' inputs from `inputs`.
+
+        Answers this process's part of the step's losses: total, task, interaction (2 + E,).
+        """
         state, last = self.state, len(step) - 1
         for group in state.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self._schedule(number)
         state.optimizer.zero_grad()
-        told = torch.stack([self._backward(batch, shared=i == last) for i, batch in enumerate(step)]).sum(dim=0)
+        told = torch.stack([self._backward(batch, next(inputs), shared=i == last) for i, batch in enumerate(step)]).sum(dim=0)
         state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), self.config.max_grad_norm)
         state.scaler.step(state.optimizer)
@@ -197,9 +201,9 @@ class Trainer:
         state.average.update_parameters(state.model)
         return told
 
-    def _backward(self, batch: MicroBatch, *, shared: bool) -> Tensor:
+    def _backward(self, batch: MicroBatch, inputs: list[Tensor], *, shared: bool) -> Tensor:
         """Add a micro-batch's gradients, shared with the other processes after a step's last; its losses (2 + E,)."""
-        inputs = hide_modalities([x[batch.rows] for x in self.inputs], self.modality_dropout)
+        inputs = hide_modalities(inputs, self.modality_dropout)
         with nullcontext() if shared else distributed.without_sharing(self.losses):
             with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 losses: Losses = self.losses(inputs, self.target[batch.rows], self._shares(batch))
@@ -233,7 +237,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         arrays, target = self.dataset.part("validation")
         evaluated = self.state.average.module if self.config.ema_decay > 0 else self.state.model
-        prediction = predict(evaluated, self.dataset.schema, arrays).prediction
+        prediction = predict(evaluated, self.dataset.schema, arrays, workers=self.config.workers).prediction
         if not np.isfinite(prediction).all():
             rate = self.config.learning_rate
             raise RunError(f"epoch {self.state.next_epoch + 1}: the model answers NaN; lower train.learning_rate ({rate:g})")

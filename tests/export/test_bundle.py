@@ -14,7 +14,7 @@ from service.bundle.errors import BundleError
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
-from tests.training.small_data import ALL_MODALITIES, recipe
+from tests.training.small_data import ALL_MODALITIES, recipe, records
 from training.checkpoint import load_checkpoint
 from training.data.dataset import load_dataset
 from training.errors import RunError
@@ -74,7 +74,8 @@ def test_records_answer_as_in_training(rich_run: Path, rich_bundle: Bundle) -> N
     """A record through the opened bundle's own schema and graph gets the probability training computed for it."""
     bundle = open_bundle(rich_bundle.path)
     dataset = load_dataset(recipe(modalities=ALL_MODALITIES).data, rich_run.parent, seed=0)
-    found = Predictor(bundle, provider="cpu").run(bundle.manifest.features.encode_many(dataset.records[:30]))
+    sent = records(rich_run.parent, dataset.schema)[:30]
+    found = Predictor(bundle, provider="cpu").run(bundle.manifest.features.encode_many(sent))
     checkpoint = load_checkpoint(rich_run)
     wanted = predict(checkpoint.model, checkpoint.schema, {name: array[:30] for name, array in dataset.arrays.items()})
     np.testing.assert_allclose(found.prediction, wanted.prediction, atol=1e-5, rtol=0)

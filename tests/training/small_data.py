@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from service.bundle.schema import FeatureSchema
+from service.bundle.tables import read_table, table_records
 from training.recipe import Recipe, parse_recipe
 
 NUM_ROWS = 120
@@ -110,6 +112,12 @@ def write_data(folder: Path, *, num_rows: int = NUM_ROWS, seed: int = 0) -> Path
     small_table(num_rows=num_rows, seed=seed).write_csv(folder / "table.csv")
     np.save(folder / "signal.npy", small_signal(num_rows=num_rows, seed=seed))
     return folder
+
+
+def records(folder: Path, schema: FeatureSchema) -> list[dict[str, Any]]:
+    """The rows of a folder of `write_data` with all modalities, as a client would send them."""
+    table = table_records(read_table(folder / "table.csv"), schema)
+    return [row | {"signal": {"signal": array}} for row, array in zip(table, np.load(folder / "signal.npy"), strict=True)]
 
 
 def write_recipe(

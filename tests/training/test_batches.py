@@ -1,8 +1,12 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from training import distributed
-from training.batches import micro_batches
+from training.batches import Batches, micro_batches
+from training.data.rows import NpyRows
 
 
 def pieces(num_rows: int, num_pieces: int) -> list[list[int]]:
@@ -28,3 +32,20 @@ def test_processes_divide_a_step_and_all_take_part(num_rows: int, monkeypatch: p
         counted += [row for batch in own if batch.counts for row in batch.rows.tolist()]
         assert all(len(batch.rows) and len(batch.step_rows) == num_rows for batch in own)
     assert counted == list(range(num_rows))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lazy_batches_are_those_of_memory(tmp_path: Path, workers: int) -> None:
+    """In the arrays' order and the batches', read here or by others; the noise of training does not notice."""
+    first, second, third = np.random.default_rng(0).normal(size=(3, 20, 4)).astype(np.float32)
+    np.save(tmp_path / "second.npy", second)
+    lazy = NpyRows(tmp_path / "second.npy", second.shape)
+    torch.manual_seed(0)
+    rows = list(torch.randperm(20).split(6))
+    before = torch.get_rng_state()
+    found = list(Batches([first, lazy, third], torch.device("cpu"), workers=workers)(rows))
+    wanted = list(Batches([first, second, third], torch.device("cpu"), workers=0)(rows))
+    assert torch.equal(before, torch.get_rng_state())
+    assert [len(batch[0]) for batch in found] == [6, 6, 6, 2]
+    for some, others in zip(found, wanted, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))

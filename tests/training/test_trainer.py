@@ -157,7 +157,7 @@ def test_weight_averages_follow_the_formula(dataset: Dataset, tmp_path: Path) ->
     average = None
     for step in range(6):
         kept.state.model.train()
-        kept._step(micro_batches(rows, 1), step)
+        kept._step(micro_batches(rows, 1), kept.batches([rows]), step)
         now = weights(kept)[name].clone()
         decay = min(0.3, (1 + step) / (10 + step))
         average = now if average is None else average + (1 - decay) * (now - average)
@@ -194,8 +194,8 @@ def test_clipping_bounds_the_gradient_of_a_step(dataset: Dataset, tmp_path: Path
         clipped = trainer(dataset, tmp_path, {"train.max_grad_norm": limit, "train.warmup_epochs": 0})
         model = clipped.state.model
         clipped.state.optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        before = copy.deepcopy(dict(model.named_parameters()))
-        clipped._step(micro_batches(torch.arange(16), 1), 0)
+        before, rows = copy.deepcopy(dict(model.named_parameters())), torch.arange(16)
+        clipped._step(micro_batches(rows, 1), clipped.batches([rows]), 0)
         moved = math.sqrt(sum((p - before[name]).square().sum().item() for name, p in model.named_parameters()))
         assert 0 < moved <= 0.01 * limit * 1.01
 
@@ -208,7 +208,7 @@ def sixteen_rows() -> Dataset:
     arrays = {name: generator.normal(size=(16, 3)).astype(np.float32) for name in ("one", "two")}
     everyone = np.arange(16)
     splits = dict.fromkeys(("train", "validation", "test"), everyone)
-    return Dataset(schema, small_model.TASK, arrays, generator.permutation(everyone % 2), splits, [], ())
+    return Dataset(schema, small_model.TASK, arrays, generator.permutation(everyone % 2), splits, ())
 
 
 def test_it_learns_sixteen_rows_by_heart(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ network with the last axis first, as (91, 91, 109); here they keep the template'
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from training.data.h5ad import read_h5ad
 from training.data.released import (
     ID,
-    FloatArray,
     ReleasedData,
     align,
     assign_splits,
@@ -37,6 +36,7 @@ from training.data.released import (
     unique_ids,
     without_infinities,
 )
+from training.data.rows import FloatArray, LazyRows, NpyRows, Positions, RowArray, absent_rows, map_npy
 from training.errors import DataError
 
 LABEL = "diagnosis"
@@ -48,7 +48,7 @@ _TEMPLATE = "image/BLSA_SPGR+MPRAGE_averagetemplate_muse_seg_DS222.nii.gz"
 _DROPPED_PREFIXES = ("PTCOGBEG", "PTADDX", "PTADBEG")  # years of onset, as the released loader drops them
 _NO_VALUE = ("", "NA", "NaN", "nan", "None", "null", "<NA>")
 
-Rows = tuple[list[str], NDArray[Any], tuple[str, ...]]  # PTIDs, one row of values each, notes
+Rows = tuple[list[str], RowArray, tuple[str, ...]]  # PTIDs, one row of values each, notes
 
 
 def read(root: Path, *, filled: bool = True, common_ids: bool = False) -> ReleasedData:
@@ -70,7 +70,7 @@ def read(root: Path, *, filled: bool = True, common_ids: bool = False) -> Releas
         frame, dropped = _complete(frame, tables)
         notes += dropped
     wanted = frame[ID].to_list()
-    arrays: dict[str, NDArray[Any]] = {name: align(values, ids, wanted) for name, (ids, values, _) in tables.items()}
+    arrays: dict[str, RowArray] = {name: align(values, ids, wanted) for name, (ids, values, _) in tables.items()}
     arrays, infinite = without_infinities(arrays)
     arrays["image"] = _volumes(arrays["image"], _grey_matter(root))
     for name, (ids, _, said) in tables.items():
@@ -139,10 +139,7 @@ def _numbers(table: pl.DataFrame, path: Path) -> FloatArray:
 def _scans(root: Path) -> Rows:
     """Grey-matter vectors of each subject's newest scan."""
     path, list_path = find_file(root, "image/ADNI_G.npy"), find_file(root, "image/ADNI_subj.txt")
-    try:
-        voxels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as a .npy array ({error})") from error
+    voxels = map_npy(path)
     scans = [_scan(line, list_path) for line in list_path.read_text(encoding="utf-8").splitlines() if line.strip()]
     check_numbers(voxels, str(path), shape=(len(scans), None))
     newest: dict[str, int] = {}
@@ -151,7 +148,7 @@ def _scans(root: Path) -> Rows:
             newest[subject] = row
     num_older = len(scans) - len(newest)
     notes = (f"image: {num_older} of {len(scans)} scans ignored: the subject has a newer one",) if num_older else ()
-    return list(newest), voxels[list(newest.values())], notes
+    return list(newest), NpyRows(path, voxels.shape).take(np.array(list(newest.values()), np.intp)), notes
 
 
 def _scan(line: str, path: Path) -> tuple[str, date]:
@@ -178,15 +175,36 @@ def _grey_matter(root: Path) -> NDArray[np.bool_]:
     return labels == _GREY_MATTER
 
 
-def _volumes(voxels: FloatArray, grey_matter: NDArray[np.bool_]) -> FloatArray:
+@dataclass(frozen=True, slots=True)
+class _Volumes(LazyRows):
     """Vectors (N, voxels) scattered into volumes (N, 91, 109, 91): 0 outside grey matter, NaN where there is no scan.
 
-    The released set makes 2,380 volumes of 3.6 MB, 8.6 GB in all.
+    The released set makes 2,380 volumes of 3.6 MB, 8.6 GB in all, so each is made when asked for.
     """
+
+    voxels: RowArray
+    grey_matter: NDArray[np.bool_]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, and the template's axes)."""
+        return (len(self.voxels), *self.grey_matter.shape)
+
+    def __getitem__(self, rows: Positions) -> FloatArray:
+        voxels = self.voxels[rows]
+        volumes = np.zeros((len(rows), *self.grey_matter.shape), np.float32)
+        volumes[:, self.grey_matter] = voxels
+        volumes[np.isnan(voxels).all(axis=1)] = np.nan
+        return volumes
+
+    def absent(self) -> NDArray[np.bool_]:
+        """As the vectors have it."""
+        return absent_rows(self.voxels)
+
+
+def _volumes(voxels: RowArray, grey_matter: NDArray[np.bool_]) -> LazyRows:
+    """The volumes of vectors (N, voxels). Raises `DataError` when the template has another number of voxels."""
     width, num_voxels = voxels.shape[1], int(grey_matter.sum())
     if num_voxels != width:
         raise DataError(f"{_TEMPLATE}: expected label {_GREY_MATTER} on {width} voxels, as in ADNI_G.npy, found {num_voxels}")
-    volumes = np.zeros((len(voxels), *grey_matter.shape), np.float32)
-    volumes[:, grey_matter] = voxels
-    volumes[np.isnan(voxels).all(axis=1)] = np.nan
-    return volumes
+    return _Volumes(voxels, grey_matter)

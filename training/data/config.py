@@ -99,6 +99,7 @@ class DataConfig(Config):
     exclude: tuple[str, ...] = ()  # columns that must never be features
     group: str | None = None  # rows of one group never fall on two sides of a split
     split: SplitConfig
+    in_memory_mb: int = Field(default=256, ge=0)  # a larger array (MiB as float32) stays in its files, read batch by batch
     modalities: dict[ModalityName, ModalityConfig] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -9,13 +9,15 @@ anti-aliasing, which its bilinear resize of tensors lacks.
 """
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from training.data.released import ID, SPLIT, FloatArray, ReleasedData, find_file, library, read_rows, unique_ids
+from training.data.released import ID, SPLIT, ReleasedData, find_file, library, read_rows, unique_ids
+from training.data.rows import FloatArray, LazyRows, Positions
 from training.errors import DataError
 
 LABEL = "topic"
@@ -33,7 +35,7 @@ _TRAIN, _VALIDATION = 0.65, 0.15
 
 
 def read(root: Path, *, size: tuple[int, int] = SIZE) -> ReleasedData:
-    """Read the folder; images come as (3, height, width) of `size`, from 0 to 1. Raises `DataError`."""
+    """Read the folder; images come as (3, height, width) of `size`, from 0 to 1, decoded when asked for. Raises `DataError`."""
     path = find_file(root, "design_topics.csv")
     table = read_rows(path, ["screen_id", LABEL])
     ids = unique_ids(table["screen_id"].fill_null("").to_list(), path)
@@ -43,7 +45,8 @@ def read(root: Path, *, size: tuple[int, int] = SIZE) -> ReleasedData:
     frame = pl.DataFrame({ID: ids, LABEL: topics}).filter(~pl.col(ID).is_in(IGNORES))
     frame = frame.with_columns(pl.Series(SPLIT, _splits(frame.height, path)))
     _check_images(root, frame[ID].to_list())
-    arrays = {name: _images(root, name, frame[ID].to_list(), size) for name in MODALITIES}
+    library("PIL.Image")  # absent, better told at once
+    arrays = {name: _Images(tuple(root / _FILES[name].format(one) for one in frame[ID]), size) for name in MODALITIES}
     num_ignored = table.height - frame.height
     dropped = (f"{num_ignored} of {table.height} screens dropped: their wireframes are damaged",) if num_ignored else ()
     return ReleasedData(frame, arrays, (*dropped, "images are not augmented"))
@@ -71,16 +74,31 @@ def _check_images(root: Path, ids: list[str]) -> None:
         )
 
 
-def _images(root: Path, modality: str, ids: list[str], size: tuple[int, int]) -> FloatArray:
-    pillow = library("PIL.Image")
-    images = np.empty((len(ids), 3, *size), np.float32)
-    for row, one in enumerate(ids):
-        images[row] = _image(pillow, root / _FILES[modality].format(one), size)
-    return images
+@dataclass(frozen=True, slots=True)
+class _Images(LazyRows):
+    """One image file per row, decoded when asked for: (N, 3, height, width) float32."""
+
+    paths: tuple[Path, ...]
+    size: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 3, height, width)."""
+        return (len(self.paths), 3, *self.size)
+
+    def __getitem__(self, rows: Positions) -> FloatArray:
+        images = np.empty((len(rows), *self.shape[1:]), np.float32)
+        for place, row in enumerate(rows):
+            images[place] = _image(self.paths[row], self.size)
+        return images
+
+    def absent(self) -> NDArray[np.bool_]:
+        """None: every file is there, and pixels are numbers."""
+        return np.zeros(len(self.paths), np.bool_)
 
 
-def _image(pillow: Any, path: Path, size: tuple[int, int]) -> FloatArray:
-    height, width = size
+def _image(path: Path, size: tuple[int, int]) -> FloatArray:
+    pillow, (height, width) = library("PIL.Image"), size
     try:
         with pillow.open(path) as image:
             pixels = np.asarray(image.convert("RGB").resize((width, height), pillow.Resampling.BILINEAR))

@@ -24,47 +24,43 @@ from service.bundle.schema import (
 )
 from service.bundle.tables import TableError, column_values
 from service.bundle.text import fit_tfidf
-from training.data.config import CodesConfig, ModalityConfig, TextConfig
+from training.data.config import CodesConfig, DataConfig, ModalityConfig, TextConfig
+from training.data.rows import Column, Columns, LazyRows, NpyRows, RowArray, kept_in_memory, map_npy
 from training.data.source import Source
 from training.data.split import Rows
 from training.errors import DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 
-Columns = Mapping[str, Mapping[str, Sequence[Any]]]  # modality -> feature -> one value per row
 
-
-def read_columns(source: Source, modalities: Mapping[str, ModalityConfig], folder: Path) -> Columns:
+def read_columns(source: Source, config: DataConfig, folder: Path) -> Columns:
     """The values of every feature, row by row, None where missing. Raises `DataError`."""
-    return {name: _modality_columns(source, config, folder) for name, config in modalities.items()}
+    return {name: _modality_columns(source, modality, config, folder) for name, modality in config.modalities.items()}
 
 
-def _modality_columns(source: Source, config: ModalityConfig, folder: Path) -> dict[str, Sequence[Any]]:
+def _modality_columns(source: Source, config: ModalityConfig, data: DataConfig, folder: Path) -> dict[str, Column]:
     try:
-        columns: dict[str, Sequence[Any]] = {
+        columns: dict[str, Column] = {
             column: column_values(source.frame, column, numeric=column in config.numeric) for column in config.columns
         }
     except TableError as error:
         raise DataError(str(error)) from error
     if config.array is not None:
-        columns[config.array.stem] = _row_arrays(source, config.array, folder)
+        columns[config.array.stem] = kept_in_memory(_row_array(source, config.array, folder), data.in_memory_mb << 20)
     return columns
 
 
-def _row_arrays(source: Source, array: Path, folder: Path) -> Any:
+def _row_array(source: Source, array: Path, folder: Path) -> RowArray:
     """An array of the named data set, or else a .npy file."""
     named = source.arrays.get(str(array))
     return _read_array(folder / array, source.frame.height) if named is None else named
 
 
-def _read_array(path: Path, num_rows: int) -> Any:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a .npy array ({error})") from error
+def _read_array(path: Path, num_rows: int) -> NpyRows:
+    array = map_npy(path)
     if array.ndim < 2 or len(array) != num_rows or array.dtype.kind not in "iuf":
         raise DataError(f"{path}: expected numbers of shape ({num_rows}, ...), found {array.dtype} {array.shape}")
-    return array.astype(np.float32)
+    return NpyRows(path, array.shape)
 
 
 def fit_schema(
@@ -80,7 +76,7 @@ def fit_schema(
     return FeatureSchema(modalities=tuple(fitted), missing=missing)
 
 
-def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, Sequence[Any]], rows: Rows) -> Iterable[Feature]:
+def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, Column], rows: Rows) -> Iterable[Feature]:
     def seen(column: str) -> list[Any]:
         values = [value for row in rows if not is_missing(value := columns[column][row])]
         if not values:
@@ -97,7 +93,9 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, S
     if config.text is not None:
         yield _fit_text(config.text, seen(config.text.column))
     if config.array is not None:
-        yield ArrayFeature(name=config.array.stem, shape=np.shape(columns[config.array.stem])[1:])
+        array = columns[config.array.stem]
+        assert isinstance(array, np.ndarray | LazyRows)
+        yield ArrayFeature(name=config.array.stem, shape=array.shape[1:])
 
 
 def sorted_categories(values: Iterable[Any]) -> tuple[str, ...]:

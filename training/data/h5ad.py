@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from training.data.released import FloatArray, library
+from training.data.released import library
+from training.data.rows import FloatArray
 from training.errors import DataError
 
 _SPARSE = {"csr_matrix": sparse.csr_matrix, "csc_matrix": sparse.csc_matrix}

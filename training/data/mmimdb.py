@@ -8,6 +8,7 @@ ICLR 2017 workshop.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from training.data.released import ID, SPLIT, ReleasedData, check_numbers, find_file, library, unique_ids, without_infinities
+from training.data.rows import LazyRows, Positions
 from training.data.split import SPLITS
 from training.errors import DataError
 
@@ -36,18 +38,41 @@ def read(root: Path, *, sizes: Sequence[int] = SIZES) -> ReleasedData:
     try:
         with h5py.File(path, "r") as file:
             ids = [_imdb_id(value) for value in file["imdb_ids"][()].tolist()]
-            contents = {name: file[dataset][()] for name, dataset in _DATASETS.items()}
+            contents = {name: file[dataset] for name, dataset in _DATASETS.items()}
+            for name, features in contents.items():
+                check_numbers(features, f"{path}: {_DATASETS[name]}", shape=(len(ids), None))
+            rows = {name: _Features(path, _DATASETS[name], features.shape) for name, features in contents.items()}
             genres, names = file["genres"][()], _names(file["genres"].attrs)
+    except DataError:
+        raise
     except (OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         reason = (str(error).strip("'\" \n") or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: expected HDF5 with imdb_ids, genres, {', '.join(_DATASETS.values())} ({reason})") from error
-    for name, array in contents.items():
-        check_numbers(array, f"{path}: {_DATASETS[name]}", shape=(len(ids), None))
     labels = {genre: genres[:, i].astype(np.int8) for i, genre in enumerate(_check_genres(genres, names, len(ids), path))}
     frame = pl.DataFrame({ID: unique_ids(ids, path), **labels, SPLIT: _splits(len(ids), sizes, path)})
-    arrays, infinite = without_infinities(contents)
+    arrays, infinite = without_infinities(rows)
     assumed = (f"{FILE} does not name its genres: taken to be {', '.join(GENRES)}",) if names is None else ()
     return ReleasedData(frame, arrays, (*assumed, *infinite))
+
+
+@dataclass(frozen=True, slots=True)
+class _Features(LazyRows):
+    """One data set of the file, a vector per film, read when asked for."""
+
+    path: Path
+    dataset: str
+    sizes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, columns)."""
+        return self.sizes
+
+    def __getitem__(self, rows: Positions) -> NDArray[Any]:
+        wanted, places = np.unique(rows, return_inverse=True)  # HDF5 reads rows in rising order, each once
+        with library("h5py").File(self.path, "r") as file:
+            values: NDArray[Any] = file[self.dataset][wanted]
+        return values[places]
 
 
 def _imdb_id(value: object) -> str:

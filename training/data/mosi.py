@@ -9,6 +9,7 @@ Differences from the released loader: the pickle is read without running it, and
 nothing in the file tells them from values.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from training.data.pickles import read_pickle
 from training.data.released import ID, SPLIT, ReleasedData, check_numbers, find_file, unique_ids, without_infinities
+from training.data.rows import RowArray
 from training.data.split import SPLITS
 from training.errors import DataError
 
@@ -50,7 +52,7 @@ def read(root: Path) -> ReleasedData:
     return ReleasedData(frame, arrays, (*dropped, *_unlike_the_paper(arrays), *infinite))
 
 
-def _unlike_the_paper(arrays: dict[str, NDArray[np.float32]]) -> tuple[str, ...]:
+def _unlike_the_paper(arrays: Mapping[str, RowArray]) -> tuple[str, ...]:
     return tuple(
         f"{name}: {arrays[name].shape[1:]} per row where the paper's file has {shape}; results are not comparable"
         for name, shape in SHAPES.items()

@@ -7,6 +7,7 @@ those belong to the training rows. A missing value is NaN, a missing modality a 
 
 import importlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from service.bundle.tables import TableError, read_table
+from training.data.rows import AlignedRows, FiniteRows, LazyRows, RowArray, finite, parts, to_float32
 from training.data.split import SPLITS
 from training.errors import DataError
-
-FloatArray = NDArray[np.float32]
 
 ID, SPLIT = "id", "split"
 _SPLIT_KEYS = dict(zip(("training", "validation", "testing"), SPLITS, strict=True))
@@ -34,7 +34,7 @@ class ReleasedData:
     """A data set as released. Row i of `frame` and of every array is the same subject."""
 
     frame: pl.DataFrame  # "id" (text), the label columns, "split" (train, validation or test)
-    arrays: Mapping[str, FloatArray]  # modality -> (N, ...), in the order of the released loader; NaN where missing
+    arrays: Mapping[str, RowArray]  # modality -> (N, ...), in the order of the released loader; NaN where missing
     notes: tuple[str, ...]  # what was dropped or read as missing, and why
 
     def __post_init__(self) -> None:
@@ -125,24 +125,25 @@ def assign_splits(frame: pl.DataFrame, split_of: Mapping[str, str], path: Path) 
     return kept, tuple(notes)
 
 
-def align(values: NDArray[Any], ids: Sequence[str], wanted: Sequence[str]) -> FloatArray:
+def align(values: RowArray, ids: Sequence[str], wanted: Sequence[str]) -> RowArray:
     """The rows of `values` (one per id) in the order of `wanted`, NaN for an id that has none."""
     row_of = {one: row for row, one in enumerate(ids)}
+    if isinstance(values, LazyRows):
+        return AlignedRows(values, np.array([row_of.get(one, -1) for one in wanted], np.intp))
     places = np.array([place for place, one in enumerate(wanted) if one in row_of], np.intp)
     aligned = np.full((len(wanted), *values.shape[1:]), np.nan, np.float32)
     aligned[places] = values[[row_of[wanted[place]] for place in places]]
     return aligned
 
 
-def without_infinities(arrays: Mapping[str, NDArray[Any]]) -> tuple[dict[str, FloatArray], tuple[str, ...]]:
+def without_infinities(arrays: Mapping[str, RowArray]) -> tuple[dict[str, RowArray], tuple[str, ...]]:
     """The arrays as float32, infinity read as missing; answers the notes too."""
-    cleaned, notes = {}, []
+    cleaned: dict[str, RowArray] = {}
+    notes = []
     for name, array in arrays.items():
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and so missing
-            cleaned[name] = np.array(array, np.float32)
-        if num_infinite := int((infinite := np.isinf(cleaned[name])).sum()):
-            cleaned[name][infinite] = np.nan
-            notes.append(f"{name}: {num_infinite} of {infinite.size} values read as missing: they are infinite")
+        if num_infinite := sum(int(np.isinf(to_float32(part)).sum()) for part in parts(array)):
+            notes.append(f"{name}: {num_infinite} of {math.prod(array.shape)} values read as missing: they are infinite")
+        cleaned[name] = FiniteRows(array) if isinstance(array, LazyRows) else finite(array)
     return cleaned, tuple(notes)
 
 

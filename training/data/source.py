@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from service.bundle.tables import TableError, read_table
 from training.data import adni, enrico, mimic_iv_processed, mmimdb, mosi, support2
 from training.data.config import DataConfig
 from training.data.released import ReleasedData
+from training.data.rows import RowArray
 from training.errors import DataError
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Arrays = Mapping[str, RowArray]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """The [model] section of a recipe, and the model it describes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
@@ -17,6 +17,7 @@ from training.model.fusion import FUSIONS, Fusion
 from training.model.mixture import I2MoE
 from training.model.modality import ModalityEncoder
 from training.model.reweighting import Reweighting, SimpleWeights
+from training.model.rows import TrainingRows
 from training.model.units import TargetUnits
 
 DEFAULT = "default"
@@ -123,8 +124,8 @@ def parse_options(options_class: type[Config], options: Mapping[str, Any], place
         raise RecipeError(f"{where}: {first['msg']}") from error
 
 
-def fit_encoders(model: I2MoE, inputs: list[Tensor]) -> None:
-    """Let every encoder learn its statistics from the training rows, one (N, columns) tensor per modality."""
+def fit_encoders(model: I2MoE, inputs: Sequence[TrainingRows]) -> None:
+    """Let every encoder learn its statistics from the training rows, (N, columns) of each modality."""
     for encoder, x_NF in zip(model.encoders, inputs, strict=True):
         assert isinstance(encoder, ModalityEncoder)
         encoder.encoder.fit(x_NF)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model.columns import zero_nan
+from training.model.rows import TrainingRows, column_parts
 
 _TWO_PI = 2 * math.pi
 _SCORE_LIMIT = 1e-3  # normal scores stay within the quantiles 0.001 and 0.999
@@ -129,11 +130,18 @@ class DenseEmbedding(nn.Module):
         self.linear = nn.Linear(len(columns), width)
         self.missing = nn.Parameter(0.1 * torch.randn(width))
 
-    def fit(self, x_NF: Tensor) -> None:
-        """Means per column and one standard deviation over all of them, from the training rows (N, F)."""
-        values = x_NF[:, self.columns].double()  # in float32 the mean of equal numbers is not always that number
-        mean = values.nanmean(dim=0)
-        scale = (values - mean).square().nanmean().sqrt()
+    def fit(self, x_NF: TrainingRows) -> None:
+        """Means per column and one standard deviation over all of them, from the training rows (N, F); goes through them twice.
+
+        In double precision: in float32 the mean of equal numbers is not always that number.
+        """
+        count, total = torch.zeros(2, len(self.columns), dtype=torch.double)
+        for part in column_parts(x_NF, self.columns):
+            count += (~torch.isnan(part)).sum(dim=0)
+            total += part.nansum(dim=0)
+        mean = total / count
+        squares = sum((part - mean).square().nansum() for part in column_parts(x_NF, self.columns))
+        scale = torch.as_tensor(squares / count.sum()).sqrt()
         self.mean.copy_(zero_nan(mean))
         self.scale.copy_(scale if scale > 0 else torch.ones(()))
 

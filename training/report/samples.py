@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.bundle.explanation import Explanation, Floats, describe_expert, join_words, summarise
 from service.bundle.manifest import ExpertInfo, TaskInfo
+from training.data.rows import RowArray, absent_rows
 from training.evaluation import Evaluation
 from training.report.curves import true_labels
 
@@ -67,9 +68,9 @@ class ExplainedRows:
     experts: Sequence[ExpertInfo]
 
 
-def absent_modalities(arrays: Mapping[str, NDArray[np.float32]]) -> dict[str, Booleans]:
+def absent_modalities(arrays: Mapping[str, RowArray]) -> dict[str, Booleans]:
     """For each modality which rows of its (N, columns) array hold no value at all."""
-    return {name: np.logical_and.reduce(np.isnan(array), axis=1) for name, array in arrays.items()}
+    return {name: absent_rows(array) for name, array in arrays.items()}
 
 
 def choose_samples(rows: ExplainedRows) -> tuple[Sample, ...]:

@@ -11,6 +11,7 @@ import pytest
 from scipy import sparse
 
 from training.data import adni
+from training.data.rows import whole
 from training.errors import DataError
 
 IDS = [f"{site:03}_S_{number:04}" for site, number in ((2, 295), (2, 413), (5, 221), (11, 3), (23, 42), (941, 1194))]
@@ -104,7 +105,7 @@ def test_the_released_layout_is_read(tmp_path: Path) -> None:
     assert {name: array.shape for name, array in data.arrays.items()} == {
         "image": (6, 3, 4, 2), "genomic": (6, 3), "clinical": (6, 2), "biospecimen": (6, 2),
     }  # fmt: skip
-    assert {array.dtype for array in data.arrays.values()} == {np.dtype(np.float32)}
+    assert {whole(array).dtype for array in data.arrays.values()} == {np.dtype(np.float32)}
     assert data.frame["id"].to_list() == IDS
     assert data.frame["diagnosis"].to_list() == ["CN", "MCI", "AD", "MCI", "CN", "AD"]
     assert data.frame["split"].to_list() == ["train"] * 3 + ["validation"] + ["test"] * 2
@@ -122,7 +123,7 @@ def test_the_released_layout_is_read(tmp_path: Path) -> None:
 
 def test_the_newest_scan_lies_on_the_grey_matter(tmp_path: Path) -> None:
     """Voxel values go to label 150 in the template's order, 0 elsewhere; a subject without a scan is NaN throughout."""
-    volumes = adni.read(write(tmp_path)).arrays["image"]
+    volumes = whole(adni.read(write(tmp_path)).arrays["image"])
     np.testing.assert_array_equal(volumes[0].ravel()[(LABELS == 150).ravel()], [5, 6, 7, 8])  # the second scan of the list
     np.testing.assert_array_equal(volumes[1].ravel()[(LABELS == 150).ravel()], [9, 10, 11, 12])
     assert volumes[0][0, 1, 0] == 5
@@ -177,7 +178,7 @@ def test_days_come_in_many_spellings(tmp_path: Path, day: str) -> None:
     """A scan of April 2006 is older than one of 2012, however its day is written."""
     lines = write(tmp_path).joinpath("image/ADNI_subj.txt")
     lines.write_text(lines.read_text().replace("2006-04-18", day))
-    assert adni.read(tmp_path).arrays["image"][1].max() == 12
+    assert whole(adni.read(tmp_path).arrays["image"])[1].max() == 12
 
 
 def test_infinite_values_are_missing(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_infinite_values_are_missing(tmp_path: Path) -> None:
     voxels[1, 2] = np.inf
     np.save(write(tmp_path) / "image" / "ADNI_G.npy", voxels)
     data = adni.read(tmp_path)
-    assert np.isnan(data.arrays["image"][0]).sum() == 1
+    assert np.isnan(whole(data.arrays["image"])[0]).sum() == 1
     assert data.notes[-1] == "image: 1 of 24 values read as missing: they are infinite"
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from service.bundle.features import CategoricalFeature, CodesFeature, NumericFeature, TextFeature
 from service.bundle.schema import FeatureSchema
-from service.bundle.tables import read_table, table_records
-from tests.training.small_data import ALL_MODALITIES, recipe, small_signal, small_table, write_data
+from tests.training.small_data import ALL_MODALITIES, recipe, records, small_signal, small_table, write_data
 from training.data.dataset import Dataset, load_dataset
 from training.errors import DataError, RecipeError
 from training.model.build import build_model, fit_encoders
@@ -56,10 +55,9 @@ def test_training_and_serving_encode_records_alike(tmp_path: Path) -> None:
     write_data(tmp_path)
     dataset = load(tmp_path, rich=True)
     served_schema = FeatureSchema.model_validate_json(dataset.schema.model_dump_json())
-    as_json = json.dumps(dataset.records, default=lambda array: array.tolist()).replace("NaN", "null")
-    served = served_schema.encode_many(json.loads(as_json))
-    table = table_records(read_table(tmp_path / "table.csv"), served_schema)
-    scored = served_schema.encode_many([row | {"signal": {"signal": s}} for row, s in zip(table, small_signal(), strict=True)])
+    sent = records(tmp_path, dataset.schema)
+    as_json = json.dumps(sent, default=lambda array: array.tolist()).replace("NaN", "null")
+    served, scored = served_schema.encode_many(json.loads(as_json)), served_schema.encode_many(sent)
     for name, array in dataset.arrays.items():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, served[name])
@@ -179,7 +177,7 @@ def test_a_row_without_any_value_is_dropped_and_told(tmp_path: Path) -> None:
     empty = {name: [None, *small_table()[name].to_list()[1:]] for name in ("crea", "sod", "age", "sex", "ward")}
     dataset = load(changed_table(tmp_path, **empty))
     assert dataset.notes == ("1 of 120 rows dropped: without any value",)
-    assert len(dataset.target) == len(dataset.records) == 119
+    assert len(dataset.target) == len(dataset.arrays["labs"]) == 119
 
 
 def test_a_class_whose_rows_are_all_dropped_is_not_a_class(tmp_path: Path) -> None:

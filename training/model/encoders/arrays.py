@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from service.bundle.schema import ArrayFeature, Modality
 from training.errors import RecipeError
 from training.model.columns import zero_nan
+from training.model.rows import TrainingRows
 
 _ROWS_AT_ONCE = 16  # statistics are summed in double precision over so many rows at a time
 
@@ -41,18 +42,26 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(*shape))
         self.register_buffer("scale", torch.ones(*shape))
 
-    def fit(self, x: Tensor) -> None:
-        """Mean and standard deviation over rows and shared axes of (N, *row), skipping NaN."""
-        rows = x.split(_ROWS_AT_ONCE)
-        count = self._sum((~torch.isnan(part)).double() for part in rows).clamp_min(1)
-        mean = self._sum(zero_nan(part.double()) for part in rows) / count
-        variance = self._sum(zero_nan(part.double() - mean).square() for part in rows) / count
+    def fit(self, x: TrainingRows) -> None:
+        """Mean and standard deviation over rows and shared axes of (N, *row), skipping NaN; goes through them twice."""
+        count, total, squares = (torch.zeros_like(self.mean, dtype=torch.double) for _ in range(3))
+        for part in self._parts(x):
+            count += self._sum((~torch.isnan(part)).double())
+            total += self._sum(zero_nan(part.double()))
+        mean = total / count.clamp_min_(1)
+        for part in self._parts(x):
+            squares += self._sum(zero_nan(part.double() - mean).square())
+        variance = squares / count
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(variance > 0, variance.sqrt(), torch.ones_like(variance)))
 
-    def _sum(self, parts: Iterable[Tensor]) -> Tensor:
-        axes = (0, *self.shared)
-        return torch.stack([part.sum(dim=axes, keepdim=True).squeeze(0) for part in parts]).sum(dim=0)
+    @staticmethod
+    def _parts(x: TrainingRows) -> Iterable[Tensor]:
+        parts: Iterable[Tensor] = x.split(_ROWS_AT_ONCE)
+        return parts
+
+    def _sum(self, part: Tensor) -> Tensor:
+        return part.sum(dim=(0, *self.shared), keepdim=True).squeeze(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, *row) to the same shape, without NaN."""

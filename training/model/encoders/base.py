@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.rows import TrainingRows
 
 
 class Encoder(nn.Module, ABC):
@@ -14,8 +15,11 @@ class Encoder(nn.Module, ABC):
 
     Config: ClassVar[type[Config]]
 
-    def fit(self, x_NF: Tensor) -> None:
-        """Learn statistics from the training rows (N, F). Called once, before training."""
+    def fit(self, x_NF: TrainingRows) -> None:
+        """Learn statistics from the training rows (N, F). Called once, before training.
+
+        They are a tensor, or `StreamedRows` of data that stay in their files.
+        """
 
     @abstractmethod
     def forward(self, x_BF: Tensor) -> Tensor:

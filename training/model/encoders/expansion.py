@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from service.bundle.schema import Modality
 from training.model.columns import Columns, one_hot_layout, zero_nan
 from training.model.encoders.arrays import Standardise
+from training.model.rows import TrainingRows
 
 
 class ColumnExpansion(nn.Module):
@@ -33,7 +34,7 @@ class ColumnExpansion(nn.Module):
         self.standardise = Standardise((columns.num_columns,))
         self.width = columns.num_columns if raw else len(self.plain) + len(source_K) + len(self.first)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Means and standard deviations of the columns."""
         if not self.raw:
             self.standardise.fit(x_NF)

@@ -9,6 +9,7 @@ from training.config import Config
 from training.model.columns import Columns
 from training.model.embeddings import CategoryEmbedding, DenseEmbedding, NumericEmbedding, TokenMLP
 from training.model.encoders.base import Encoder, register_encoder
+from training.model.rows import TrainingRows, some_columns
 
 
 @register_encoder("feature")
@@ -56,9 +57,10 @@ class FeatureEncoder(Encoder):
         self.token_position = nn.Parameter(0.02 * torch.randn(num_patches, hidden_dim))
         self.token_mlp = TokenMLP(hidden_dim, config.dropout) if config.token_mlp else nn.Identity()
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Quantile knots of the numbers, standardisation of the dense columns."""
-        self.numeric.fit(x_NF[:, self.numeric_columns])
+        if len(self.numeric_columns):
+            self.numeric.fit(some_columns(x_NF, self.numeric_columns))
         for dense in self.dense:
             assert isinstance(dense, DenseEmbedding)
             dense.fit(x_NF)

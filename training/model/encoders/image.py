@@ -17,6 +17,7 @@ from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.batch_norm import ImageBatchNorm, encode_present
 from training.model.encoders.patch import PatchProjection
 from training.model.encoders.pretrained import load_part
+from training.model.rows import TrainingRows
 
 IMAGENET_MEAN, IMAGENET_SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of red, green and blue in [0, 1]
 _MOST_CHANNELS = 4
@@ -118,7 +119,7 @@ class ImageEncoder(Encoder):
         self.classifier = nn.Linear(architecture.stages[-1][-1] * grid**2, hidden)
         self.patches = PatchProjection(hidden, num_patches, hidden_dim)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Load `weights`; mean and standard deviation of every channel. Raises `RecipeError`."""
         if self.config.weights is not None:
             place = f"model.encoders.{self.modality}.weights"

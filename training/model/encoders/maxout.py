@@ -9,6 +9,7 @@ from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.batch_norm import VectorBatchNorm, encode_present
 from training.model.encoders.expansion import ColumnExpansion
 from training.model.encoders.patch import PatchProjection
+from training.model.rows import TrainingRows
 
 _FIRST_EPS = 1e-4  # of the first batch normalisation, in the GMU code and all that followed it
 
@@ -61,7 +62,7 @@ class MaxoutEncoder(Encoder):
         self.op4 = nn.Sequential(VectorBatchNorm(second), nn.Dropout(config.dropout))
         self.patches = PatchProjection(second, num_patches, hidden_dim)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Means and standard deviations of the columns."""
         self.expansion.fit(x_NF)
 

@@ -9,6 +9,7 @@ from service.bundle.schema import Modality
 from training.config import Config
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.expansion import ColumnExpansion
+from training.model.rows import TrainingRows
 
 
 @register_encoder("mlp")
@@ -38,7 +39,7 @@ class MLPEncoder(Encoder):
         hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(config.dropout)) for a, b in itertools.pairwise(widths)]
         self.network = nn.Sequential(*itertools.chain.from_iterable(hidden), nn.Linear(widths[-1], num_patches * hidden_dim))
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Means and standard deviations of the columns."""
         self.expansion.fit(x_NF)
 

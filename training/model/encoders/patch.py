@@ -8,6 +8,7 @@ from service.bundle.schema import Modality
 from training.config import Config
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.expansion import ColumnExpansion
+from training.model.rows import TrainingRows
 
 
 class PatchProjection(nn.Module):
@@ -46,7 +47,7 @@ class PatchEncoder(Encoder):
         self.expansion = ColumnExpansion(modality, raw=config.raw)
         self.patches = PatchProjection(self.expansion.width, num_patches, hidden_dim)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Means and standard deviations of the columns; a constant column keeps scale 1."""
         self.expansion.fit(x_NF)
 

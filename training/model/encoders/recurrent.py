@@ -12,6 +12,7 @@ from training.model.columns import zero_nan
 from training.model.encoders.arrays import Standardise, array_shape
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.patch import PatchProjection
+from training.model.rows import TrainingRows, changed
 
 Padding = Literal["nan", "zero"]
 
@@ -62,13 +63,15 @@ class GRUEncoder(Encoder):
         self.gru = nn.GRU(self.width * (1 + config.missing_flags), config.hidden, batch_first=True)
         self.patches = PatchProjection(config.hidden, num_patches, hidden_dim)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """Mean and standard deviation of every feature over the real steps of all rows."""
         if self.config.raw:
             return
-        x_NTF = x_NF.unflatten(1, (self.steps, self.width))
+        self.standardise.fit(changed(x_NF.unflatten(1, (self.steps, self.width)), self._without_padding))
+
+    def _without_padding(self, x_NTF: Tensor) -> Tensor:
         within_NT = _numbers(x_NTF) <= last_real_step(x_NTF, self.config.padding)
-        self.standardise.fit(torch.where(within_NT[:, :, None], x_NTF, torch.nan))
+        return torch.where(within_NT[:, :, None], x_NTF, torch.nan)
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, T F) to tokens (B, P, D)."""

@@ -11,6 +11,7 @@ from training.config import Config
 from training.model.encoders.arrays import Standardise, array_shape
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.patch import PatchProjection
+from training.model.rows import TrainingRows
 
 _POOLS = (2, 3, 4)
 
@@ -66,7 +67,7 @@ class VolumeEncoder(Encoder):
         self.fc = nn.Linear(hidden_dim * math.prod(pooled_sizes), hidden_dim)
         self.patches = PatchProjection(hidden_dim, num_patches, hidden_dim)
 
-    def fit(self, x_NF: Tensor) -> None:
+    def fit(self, x_NF: TrainingRows) -> None:
         """One mean and one standard deviation over all cells."""
         if not self.raw:
             self.standardise.fit(x_NF.unflatten(1, self.shape))
