@@ -34,7 +34,7 @@ def unseen_patient(run: Path, number: int) -> tuple[dict[str, Any], str]:
     row = int(dataset.splits["test"][number])
     record = {
         modality: {name: value for name, value in values.items() if value is not None}
-        for modality, values in dataset.records[row].items()
+        for modality, values in dataset.record(row).items()
     }
     return record, dataset.task.labels[dataset.target[row]]
 

@@ -1,7 +1,7 @@
 """A recipe's data, ready to train on: splits, fitted schema, encoded rows, target."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema, is_missing
+from service.bundle.tables import records_from_columns
 from training.data.config import DataConfig
-from training.data.encode import encode_columns
+from training.data.encode import encode_columns, rows_of_columns
 from training.data.fit import fit_schema, read_columns
 from training.data.labels import read_target
 from training.data.rows import Column, Columns, LazyRows, RowArray, absent_rows, take
@@ -32,6 +33,12 @@ class Dataset:
     splits: Mapping[str, Rows]
     notes: tuple[str, ...]  # what was dropped and why
     classes: tuple[str, ...] = ()  # the label's values as the table spells them, in the order of task.labels
+    columns: Columns = field(default_factory=dict)  # what was encoded
+
+    def record(self, row: int) -> dict[str, Any]:
+        """One row as it was before encoding: what a client would send."""
+        (record,) = records_from_columns(rows_of_columns(self.columns, np.array([row])), 1)
+        return record
 
     def part(self, split: str) -> tuple[dict[str, RowArray], NDArray[Any]]:
         """The arrays and target of one split."""
@@ -51,7 +58,7 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     task = target.task_info(config, splits["train"])
     schema = fit_schema(columns, config.modalities, splits["train"], missing)
     arrays = encode_columns(schema, columns, frame.height)
-    return Dataset(schema, task, arrays, target.values, splits, (*source.notes, *notes), target.classes)
+    return Dataset(schema, task, arrays, target.values, splits, (*source.notes, *notes), target.classes, columns)
 
 
 def _kept(column: Column, usable: NDArray[np.bool_]) -> Column:

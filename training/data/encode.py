@@ -73,7 +73,7 @@ def encode_columns(schema: FeatureSchema, columns: Columns, num_rows: int) -> di
     size = rows_at_once(sum(modality.width for modality in schema.modalities))
     for start in range(0, num_rows, size):
         rows = np.arange(start, min(start + size, num_rows))
-        records = list(records_from_columns(_part(columns, rows), len(rows)))
+        records = list(records_from_columns(rows_of_columns(columns, rows), len(rows)))
         for name, values in encode_records(schema, records, first_row=start + 1).items():
             kept[name][rows] = values[:, : kept[name].shape[1]]
             absent[name][rows] = np.isnan(values).all(axis=1)
@@ -97,7 +97,7 @@ def _kept_columns(modality: Modality, features: Mapping[str, Column]) -> int:
     return columns.start + 1
 
 
-def _part(columns: Columns, rows: Positions) -> dict[str, dict[str, Any]]:
+def rows_of_columns(columns: Columns, rows: Positions) -> dict[str, dict[str, Any]]:
     """Some consecutive rows of every column."""
     part: dict[str, dict[str, Any]] = {}
     for modality, features in columns.items():

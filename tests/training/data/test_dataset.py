@@ -50,12 +50,21 @@ def test_every_table_format_gives_the_same_arrays(tmp_path: Path, suffix: str) -
         np.testing.assert_array_equal(array, found.arrays[name])
 
 
+def assert_same_record(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for modality, features in wanted.items():
+        assert found[modality].keys() == features.keys()
+        for name, value in features.items():
+            np.testing.assert_array_equal(found[modality][name], value)
+
+
 def test_training_and_serving_encode_records_alike(tmp_path: Path) -> None:
     """A table's rows as training encodes them equal the same records sent as JSON to a schema read from a manifest."""
     write_data(tmp_path)
     dataset = load(tmp_path, rich=True)
     served_schema = FeatureSchema.model_validate_json(dataset.schema.model_dump_json())
     sent = records(tmp_path, dataset.schema)
+    assert_same_record(dataset.record(17), sent[17])
     as_json = json.dumps(sent, default=lambda array: array.tolist()).replace("NaN", "null")
     served, scored = served_schema.encode_many(json.loads(as_json)), served_schema.encode_many(sent)
     for name, array in dataset.arrays.items():
