@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.model.fusion_cases import NUM_OUTPUTS, assert_every_parameter_learns, fusion, tokens
-from training.model.fusion.base import FUSIONS, Fusion, FusionOutput, register_fusion
+from training.model.fusion.base import FUSIONS
 from training.model.fusion.interpretcc import InterpretCCFusion
 from training.model.fusion.moepp import MoEPlusPlusFusion
 from training.model.fusion.mult import MulTFusion
@@ -117,15 +117,3 @@ def test_heads_must_divide_the_width(name: str) -> None:
     """A width that the heads cannot share is an error with both numbers."""
     with pytest.raises(ValueError, match="found 8 and 3"):
         fusion(name, 2, num_heads=3)
-
-
-def test_names_are_unique() -> None:
-    """A second backbone under a taken name is refused and the first one stays."""
-
-    class Another(Fusion):
-        def forward(self, tokens_BnPD):
-            return FusionOutput(tokens_BnPD, tokens_BnPD)
-
-    with pytest.raises(ValueError, match="'mult' is registered already: MulTFusion"):
-        register_fusion("mult")(Another)
-    assert FUSIONS["mult"] is MulTFusion

@@ -1,6 +1,6 @@
 """Fusion backbones by name: what one expert is made of.
 
-Importing this package registers the backbones below; a user's own registers itself with `register_fusion`.
+Importing this package registers the backbones below; a recipe names a user's own as package.module:Class.
 """
 
 from training.model.fusion.base import FUSIONS, Fusion, FusionOutput, register_fusion
