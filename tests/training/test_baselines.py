@@ -10,7 +10,10 @@ from tests.training.small_data import ALL_MODALITIES, recipe, write_data
 from training.checkpoint import load_checkpoint
 from training.data.dataset import load_dataset
 from training.evaluation import Evaluation
+from training.model.fusion import FUSIONS
+from training.recipe import load_recipe
 from training.run import fit, make_trainer
+from training.sweep import read_variants
 
 ALONE = {"model.experts": "single", "objective.interaction_weight": 0}
 LEARN = {"train.epochs": 12, "train.learning_rate": 0.02, "train.ema_decay": 0.9, "train.num_bootstraps": 0}
@@ -36,6 +39,15 @@ def test_every_baseline_learns_what_is_planted(fusion: str, tmp_path: Path) -> N
     assert [(role.name, role.kind) for role in checkpoint.model.roles] == [("fusion", "fusion")]
     assert checkpoint.recipe.model.fusion == fusion
     assert len(checkpoint.model.experts) == 1
+
+
+def test_the_shipped_variants_are_these_baselines() -> None:
+    """The file that a sweep takes names each of them, with the three values that make one."""
+    recipes = Path(__file__).parents[2] / "training" / "recipes"
+    variants = [load_recipe(recipes / "support2.toml", v.overrides) for v in read_variants(recipes / "variants/baselines.toml")]
+    assert [variant.model.fusion for variant in variants] == ["early", "late", "low_rank_tensor"]
+    assert {(variant.model.experts, variant.objective.interaction_weight) for variant in variants} == {("single", 0)}
+    assert {variant.model.fusion for variant in variants} < set(FUSIONS)
 
 
 def test_low_rank_factors_are_trained_and_saved(tmp_path: Path) -> None:
