@@ -52,8 +52,8 @@ format: setup ## rewrite the code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## accuracy against LightGBM and logistic regression; last line JSON
-	$(BIN)/python -m benchmarks.accuracy
+bench: setup ## SUPPORT2: I2MoE, its backbone alone, LightGBM, logistic regression; last line JSON
+	$(BIN)/python -m benchmarks.results training/recipes/support2.toml --only transformer --out runs/results/support2
 
 bento: setup ## a Bento (needs no network)
 	$(BIN)/bentoml build

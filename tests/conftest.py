@@ -12,7 +12,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Golden outputs of the released code, kept beside the project and not in it."""
+    """Real data and golden outputs of the released code, kept beside the project and not in it."""
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"{SHARED} is not there: the golden outputs of the released code are no part of a public clone")
     return SHARED

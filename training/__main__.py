@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import TrainingError
+from training.errors import RecipeError, TrainingError
 
 if TYPE_CHECKING:
     from training.recipe import Recipe
@@ -27,8 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, help="csv, csv.gz or parquet with the label and feature columns")
     sweep = commands.add_parser("sweep", help="a grid of runs over one recipe, resumed where it stopped; one table")
     sweep.add_argument("recipe", type=Path)
-    sweep.add_argument("--vary", action="append", required=True, metavar="SECTION.KEY=A,B,...", help="may be repeated")
-    sweep.add_argument("--seeds", default="0", metavar="0,1,2")
+    sweep.add_argument("--vary", action="append", default=[], metavar="SECTION.KEY=A,B,...", help="may be repeated")
+    sweep.add_argument("--variants", type=Path, metavar="FILE.toml", help="named variants, each a table of recipe values")
+    sweep.add_argument("--seeds", default="0", metavar="0,1,2 or 0-4")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time; they share the cores")
     sweep.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
     sweep.add_argument("--out", type=Path, required=True, help="folder of the runs, table.csv and table.html")
     return parser
@@ -63,18 +65,26 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"written to {out}")
 
 
+def fit_or_resume(recipe: "Recipe", folder: Path, out: Path) -> None:
+    """One run of a sweep."""
+    from training.run import fit
+
+    print(f"run {out.name}", file=sys.stderr, flush=True)
+    fit(recipe, folder, out, resume=True)
+
+
 def _sweep(args: argparse.Namespace) -> None:
     from training.distributed import refuse_several
-    from training.run import fit
-    from training.sweep import parse_grid, parse_seeds, sweep
+    from training.sweep import parse_grid, parse_seeds, read_variants, sweep
 
     refuse_several("sweep")
-
-    def fit_or_resume(recipe: "Recipe", folder: Path, out: Path) -> None:
-        print(f"run {out.name}", file=sys.stderr)
-        fit(recipe, folder, out, resume=True)
-
-    table = sweep(args.recipe, parse_grid(args.vary), parse_seeds(args.seeds), args.out, fit_or_resume, overrides=args.overrides)
+    if not args.vary and args.variants is None:
+        raise RecipeError("sweep: needs --vary or --variants")
+    if args.jobs < 1:
+        raise RecipeError(f"--jobs: expected 1 or more, found {args.jobs}")
+    grid = parse_grid(args.vary, read_variants(args.variants) if args.variants else [])
+    seeds = parse_seeds(args.seeds)
+    table = sweep(args.recipe, grid, seeds, args.out, fit_or_resume, overrides=args.overrides, jobs=args.jobs)
     print(table.read_text(), end="")
     print(f"written to {table} and {table.with_suffix('.html').name} beside it")
 

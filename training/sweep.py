@@ -5,16 +5,24 @@ the seed alone. Folders are named by the values, so the same grid finds its fini
 """
 
 import csv
+import functools
 import html
 import io
 import itertools
+import json
+import multiprocessing
+import operator
+import os
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from training.checkpoint import METRICS_FILE
 from training.errors import RecipeError
@@ -23,6 +31,7 @@ from training.files import write_text
 from training.recipe import Recipe, load_recipe
 
 TABLE_CSV, TABLE_HTML = "table.csv", "table.html"
+VARIANT = "variant"  # the column of named variants
 _SPLIT = "test"
 _STYLE = "body{font:14px sans-serif;margin:2em}td,th{padding:.3em .7em;border-bottom:1px solid #ccc;text-align:right}"
 
@@ -31,69 +40,126 @@ FitFunction = Callable[[Recipe, Path, Path], object]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One cell of the grid: the varied keys' values, as written on the command line."""
+    """One row of the table: what it is called and what it sets."""
 
-    values: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, str], ...]  # column of the table, its text
+    overrides: tuple[str, ...]  # as `--set` arguments
 
-    @property
-    def overrides(self) -> list[str]:
-        """As `--set` arguments."""
-        return [f"{key}={value}" for key, value in self.values]
+    def __add__(self, other: "Setting") -> "Setting":
+        """Both together."""
+        return Setting(self.values + other.values, self.overrides + other.overrides)
 
     def folder(self, seed: int) -> str:
         """A folder name that says the values and the seed."""
-        words = [re.sub(r"[^A-Za-z0-9.+-]+", "-", f"{key}={value}") for key, value in self.values]
-        return "_".join([*words, f"seed-{seed}"])
+        words = [value if key == VARIANT else f"{key}={value}" for key, value in self.values]
+        return "_".join([*(re.sub(r"[^A-Za-z0-9.+=-]+", "-", word) for word in words), f"seed-{seed}"])
 
 
-def parse_grid(vary: Sequence[str]) -> list[Setting]:
-    """`section.key=a,b,c` arguments to every combination of their values. Raises `RecipeError`."""
-    axes = []
+def parse_grid(vary: Sequence[str], variants: Sequence[Setting] = ()) -> list[Setting]:
+    """`section.key=a,b,c` arguments, and variants, to every combination. Raises `RecipeError`."""
+    axes = [list(variants)] if variants else []
+    keys = []
     for argument in vary:
-        key, separator, values = argument.partition("=")
+        key, separator, values = (part.strip() for part in argument.partition("="))
         if not separator or not all(value.strip() for value in values.split(",")):
             raise RecipeError(f"--vary {argument}: expected section.key=value,value,...")
-        axes.append([(key.strip(), value.strip()) for value in values.split(",")])
-    keys = [axis[0][0] for axis in axes]
+        keys.append(key)
+        axes.append([Setting(((key, value.strip()),), (f"{key}={value.strip()}",)) for value in values.split(",")])
     if len(set(keys)) < len(keys):
         raise RecipeError(f"--vary names a key twice: {', '.join(sorted(k for k in set(keys) if keys.count(k) > 1))}")
-    return [Setting(values) for values in itertools.product(*axes)]
+    return [functools.reduce(operator.add, combination) for combination in itertools.product(*axes)]
+
+
+def read_variants(path: Path) -> list[Setting]:
+    """A TOML file of named variants, each a table of recipe values: `vanilla = { model.experts = "single" }`.
+
+    Raises `RecipeError`.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
+    if wrong := [name for name, table in document.items() if not isinstance(table, dict)]:
+        raise RecipeError(f"{path}: {wrong[0]}: expected a table of recipe values")
+    if not document:
+        raise RecipeError(f"{path}: names no variant")
+    return [Setting(((VARIANT, name),), tuple(_leaves(table))) for name, table in document.items()]
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Nested tables as section.key=value overrides."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(value)}"
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` to numbers. Raises `RecipeError`."""
-    words = text.split(",")
-    if not all(word.strip().isdigit() for word in words):
-        raise RecipeError(f"--seeds {text}: expected whole numbers separated by commas")
-    return list(dict.fromkeys(int(word) for word in words))
+    """`0,1,2` or `0-4` or both to numbers. Raises `RecipeError`."""
+    seeds: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", word)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise RecipeError(f"--seeds {text}: expected whole numbers and ranges separated by commas, like 0,1,2 or 0-4")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
 
 
 def runs(
     recipe: Path, grid: Sequence[Setting], seeds: Sequence[int], out: Path, overrides: Sequence[str]
-) -> Iterator[tuple[Setting, int, Recipe, Path]]:
-    """Every run of the sweep with its recipe and folder. All recipes are checked before the first is told."""
-    cells = list(itertools.product(grid, seeds))
-    checked = [load_recipe(recipe, [*overrides, *setting.overrides, f"train.seed={seed}"]) for setting, seed in cells]
-    for (setting, seed), one in zip(cells, checked, strict=True):
-        yield setting, seed, one, out / setting.folder(seed)
+) -> list[tuple[Setting, Recipe, Path]]:
+    """Every run of the sweep with its recipe and folder, all recipes checked, every setting's first seed before any second."""
+    cells = [(setting, seed) for seed in seeds for setting in grid]
+    return [
+        (setting, load_recipe(recipe, [*overrides, *setting.overrides, f"train.seed={seed}"]), out / setting.folder(seed))
+        for setting, seed in cells
+    ]
 
 
 def sweep(
-    recipe: Path, grid: Sequence[Setting], seeds: Sequence[int], out: Path, fit: FitFunction, *, overrides: Sequence[str] = ()
+    recipe: Path,
+    grid: Sequence[Setting],
+    seeds: Sequence[int],
+    out: Path,
+    fit: FitFunction,
+    *,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
 ) -> Path:
-    """Run what has not been run, then write the table to `out`. Answers the csv file's path.
+    """Run what has not been run, `jobs` runs at a time, then write the table to `out`. Answers the csv file's path.
 
-    `fit` trains one recipe (paths relative to the given folder) into a run folder, continuing a run that was interrupted.
+    `fit` trains one recipe (paths relative to the given folder) into a run folder, continuing a run that was interrupted;
+    with more than one job it runs in processes of its own and must be importable.
     """
+    planned = runs(recipe, grid, seeds, out, overrides)
+    wanted = [(one, recipe.parent.absolute(), folder) for _, one, folder in planned if not (folder / METRICS_FILE).exists()]
+    if jobs == 1:
+        for arguments in wanted:
+            fit(*arguments)
+    else:
+        _fit_side_by_side(fit, wanted, jobs)
     finished: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in grid}
-    for setting, _, one, folder in runs(recipe, grid, seeds, out, overrides):
-        if not (folder / METRICS_FILE).exists():
-            fit(one, recipe.parent.absolute(), folder)
+    for setting, _, folder in planned:
         finished[setting].append(read_metrics(folder)["splits"][_SPLIT]["metrics"])
     rows = [_row(setting, documents) for setting, documents in finished.items()]
     write_text(_csv(rows), out / TABLE_CSV)
-    write_text(_html(rows, recipe.name), out / TABLE_HTML)
+    write_text(_html(rows, load_recipe(recipe, overrides).name), out / TABLE_HTML)
     return out / TABLE_CSV
+
+
+def _fit_side_by_side(fit: FitFunction, wanted: Sequence[tuple[Recipe, Path, Path]], jobs: int) -> None:
+    """Processes share the cores; the first failure or Ctrl-C ends the sweep, and what is finished stays finished."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        futures = [pool.submit(fit, *arguments) for arguments in wanted]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _row(setting: Setting, documents: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -86,14 +86,19 @@ class TrainingState:
             raise RunError(f"{path}: belongs to another recipe: {str(error).splitlines()[0]}") from error
 
 
-_FREE_OF_DECAY = ("position", "token", "missing", "bias")
+_FREE_OF_DECAY = ("position", "token", "missing", "bias", "scale")
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    leaf = name.rpartition(".")[2].removesuffix("_SO").removesuffix("_SD")  # a stack of vectors is not a matrix
+    return parameter.ndim > 1 and not leaf.endswith(_FREE_OF_DECAY)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices; vectors (biases, norms) and learned positions, tokens and missing values are free."""
     named = list(model.named_parameters())
-    decayed = [p for name, p in named if p.ndim > 1 and not name.endswith(_FREE_OF_DECAY)]
-    free = [p for name, p in named if p.ndim <= 1 or name.endswith(_FREE_OF_DECAY)]
+    decayed = [p for name, p in named if _is_decayed(name, p)]
+    free = [p for name, p in named if not _is_decayed(name, p)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 

@@ -29,7 +29,7 @@ def test_a_run_is_exported(exported: Any, rich_run: Path, capsys: pytest.Capture
     assert [p.name for p in exported.out.parent.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("case", ["transformer_mimic", "transformer_two_modalities"])
+@pytest.mark.parametrize("case", ["transformer_mimic", "transformer_two_modalities", "transformer_regression"])
 def test_a_released_checkpoint_is_exported(shared_data: Path, tmp_path: Path, case: str) -> None:
     """Its bundle opens, replays its example and answers the golden inputs as the released code did."""
     golden, out = shared_data / "golden" / case, tmp_path / "bundle"
@@ -50,7 +50,7 @@ def test_a_released_checkpoint_is_exported(shared_data: Path, tmp_path: Path, ca
     ("changes", "told"),
     [({"num_heads": None}, "num_heads: is required"), ({"num_heads": 5}, "num_heads"), ({"fusion": "moepp"}, "moepp"),
      ({"modalities": {"note": 33, "lab": 20, "code": 17}}, "the configuration names ['note', 'lab', 'code']"),
-     ({"hidden_dim": 64}, "size mismatch")],
+     ({"hidden_dim": 64}, "hidden_dim: expected 32")],
 )  # fmt: skip
 def test_a_wrong_released_configuration_is_one_line(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str

@@ -48,9 +48,9 @@ def built(document: Mapping[str, Any], **changes: Any) -> I2MoE:
 
 def test_every_data_set_has_a_preset_for_every_backbone() -> None:
     """Five data sets, four backbones, and no preset beside them."""
-    assert sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("*/*.toml")) == sorted(
-        f"{data_set}/{backbone}.toml" for data_set, backbone in PRESETS
-    )
+    found = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("*/*.toml"))
+    presets = [f"{data_set}/{backbone}.toml" for data_set, backbone in PRESETS]
+    assert [path for path in found if not path.startswith("variants/")] == sorted(presets)
 
 
 @pytest.mark.parametrize(("data_set", "backbone"), PRESETS)

@@ -366,6 +366,16 @@ def test_perfect_model_without_history_still_has_a_page(tmp_path: Path) -> None:
     assert "No history was kept." in page.text
 
 
+def test_a_run_without_interaction_losses_has_a_page(run: Run, tmp_path: Path) -> None:
+    """With an interaction weight of 0 there are none to draw: the figure and the text say so."""
+    history = [{**entry, "interaction": {}} for entry in run.history]
+    objective = run.checkpoint.recipe.objective.model_copy(update={"interaction_weight": 0.0})
+    checkpoint = replace(run.checkpoint, recipe=run.checkpoint.recipe.model_copy(update={"objective": objective}))
+    page = replace(run, checkpoint=checkpoint, history=history).page(tmp_path)
+    assert any("no interaction losses" in alt for alt in page.values("img", "alt"))
+    assert "This run trained without them (interaction weight 0)." in page.text
+
+
 def test_drawing_leaves_matplotlib_as_it_was(run: Run, tmp_path: Path) -> None:
     """A report changes no setting of the process that asked for it."""
     before = mpl.rcParams.copy()

@@ -8,7 +8,7 @@ import pytest
 
 from training.errors import RecipeError
 from training.recipe import Recipe
-from training.sweep import Setting, parse_grid, parse_seeds, sweep
+from training.sweep import Setting, parse_grid, parse_seeds, read_variants, runs, sweep
 
 RECIPE = Path("training/recipes/support2.toml")
 
@@ -40,16 +40,17 @@ def test_the_grid_is_every_combination() -> None:
     """Two --vary arguments of two values each make four settings, in the order written."""
     grid = parse_grid(["objective.interaction_weight=0.1,0.2", "train.epochs=1,2"])
     assert [setting.overrides for setting in grid] == [
-        ["objective.interaction_weight=0.1", "train.epochs=1"],
-        ["objective.interaction_weight=0.1", "train.epochs=2"],
-        ["objective.interaction_weight=0.2", "train.epochs=1"],
-        ["objective.interaction_weight=0.2", "train.epochs=2"],
+        ("objective.interaction_weight=0.1", "train.epochs=1"),
+        ("objective.interaction_weight=0.1", "train.epochs=2"),
+        ("objective.interaction_weight=0.2", "train.epochs=1"),
+        ("objective.interaction_weight=0.2", "train.epochs=2"),
     ]
 
 
 def test_folders_say_what_they_hold() -> None:
     """A run's folder name holds the varied values and the seed, without characters that file systems dislike."""
-    assert Setting((("objective.masking", '"zero"'),)).folder(3) == "objective.masking-zero-_seed-3"
+    grid = parse_grid(['objective.masking="zero"'], [Setting((("variant", "no losses"),), ())])
+    assert [setting.folder(3) for setting in grid] == ["no-losses_objective.masking=-zero-_seed-3"]
 
 
 @pytest.mark.parametrize("argument", ["objective.masking", "train.epochs=", "train.epochs=1,,2"])
@@ -65,7 +66,55 @@ def test_a_key_varied_twice_is_refused() -> None:
         parse_grid(["train.epochs=1", "train.epochs=2"])
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "0.5"])
+VARIANTS = """
+vanilla = { model.experts = "single", objective.interaction_weight = 0 }
+["simple weights"]
+model.reweighting = { kind = "simple" }
+train.epochs = 3
+[plain]
+"""
+
+
+def test_named_variants_come_from_a_file(tmp_path: Path) -> None:
+    """Each table of the file is a row, its values overrides of the recipe; an empty one is the recipe as it is."""
+    (tmp_path / "variants.toml").write_text(VARIANTS)
+    grid = parse_grid(["train.batch_size=8,16"], read_variants(tmp_path / "variants.toml"))
+    assert [setting.overrides for setting in grid[::2]] == [
+        ('model.experts="single"', "objective.interaction_weight=0", "train.batch_size=8"),
+        ('model.reweighting.kind="simple"', "train.epochs=3", "train.batch_size=8"),
+        ("train.batch_size=8",),
+    ]
+    assert dict(grid[1].values) == {"variant": "vanilla", "train.batch_size": "16"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a = [", "cannot be read as TOML"), ("a = 1", "a: expected a table of recipe values"), ("", "names no variant")],
+)
+def test_a_file_of_variants_that_cannot_be_used_is_told(tmp_path: Path, text: str, told: str) -> None:
+    """Damaged, of another form, or empty; and no file at all."""
+    path = tmp_path / "variants.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=told):
+        read_variants(path)
+    with pytest.raises(RecipeError, match="No such file"):
+        read_variants(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("name", ["backbones", "baselines", "ablations"])
+def test_the_shipped_variants_are_recipes(name: str) -> None:
+    """Every one is a valid recipe, and no two of a file are the same."""
+    settings = read_variants(RECIPE.parent / "variants" / f"{name}.toml")
+    recipes = {recipe.model_dump_json() for _, recipe, _ in runs(RECIPE, settings, [0], Path("out"), [])}
+    assert len(recipes) == len(settings) > 2
+
+
+def test_seeds_may_be_ranges() -> None:
+    """Numbers and ranges, each once, in the order written."""
+    assert parse_seeds("3,0-2,1") == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "0.5", "3-1", "-1"])
 def test_bad_seeds_are_refused(text: str) -> None:
     """Seeds are whole numbers."""
     with pytest.raises(RecipeError, match="expected whole numbers"):
@@ -98,3 +147,15 @@ def test_nothing_starts_when_one_setting_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"interaction_weight"):
         sweep(RECIPE, parse_grid(["objective.interaction_weight=0.1,-1"]), [0], tmp_path, fit)
     assert fit.ran == []
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_make_the_same_table(tmp_path: Path) -> None:
+    """Two processes: the same runs, the same table; a failure in one of them is told."""
+    grid = parse_grid(["objective.interaction_weight=0.1,0.2"])
+    alone = sweep(RECIPE, grid, [0, 1], tmp_path / "alone", CountingFit())
+    together = sweep(RECIPE, grid, [0, 1], tmp_path / "together", CountingFit(), jobs=2)
+    assert together.read_text() == alone.read_text()
+    (tmp_path / "taken" / grid[0].folder(0)).mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        sweep(RECIPE, grid, [0], tmp_path / "taken", CountingFit(), jobs=2)

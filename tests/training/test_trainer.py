@@ -19,6 +19,7 @@ from training.checkpoint import STATE_FILE, load_document, save_atomically
 from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
 from training.inference import predict
+from training.model.fusion import FUSIONS
 from training.run import make_trainer
 from training.trainer import Trainer, hide_modalities, parameter_groups
 
@@ -186,6 +187,15 @@ def test_weight_decay_is_for_matrices_alone() -> None:
         assert not [name for name in decayed if word in name]
     assert {"experts.0.head.weight", "encoders.0.encoder.mix.weight", "reweighting.mlp.0.weight"} <= set(decayed)
     assert {"encoders.0.missing_token", "encoders.0.encoder.numeric.missing", "experts.0.position"} <= set(free)
+
+
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_no_backbone_has_a_bias_or_a_norm_that_decays(fusion: str) -> None:
+    """Also where several layers' vectors are stacked to a matrix."""
+    model = small_model.model({"fusion": fusion})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = [names[id(p)] for p in parameter_groups(model, 0.3)[0]["params"]]
+    assert not [name for name in decayed if "bias" in name or "norm" in name]
 
 
 def test_clipping_bounds_the_gradient_of_a_step(dataset: Dataset, tmp_path: Path) -> None:

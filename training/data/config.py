@@ -65,23 +65,35 @@ class ModalityConfig(Config):
 
 
 class SplitConfig(Config):
-    """How rows are divided: random fractions, or a column holding train, validation and test."""
+    """How rows are divided: random fractions, repeated cross-validation, or a column holding train, validation and test.
+
+    With `folds`, a training run with seed r tests on fold `r mod folds` of the division drawn from `seed + r // folds`, so
+    that runs 0 to k * folds - 1 are a k times repeated cross-validation.
+    """
 
     validation: float | None = Field(default=None, gt=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
+    folds: int | None = Field(default=None, ge=2)
     seed: Seed | Literal["run"] = 0  # "run": the seed of the training run, so every seed has its own split
     column: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> "SplitConfig":
-        fractions = (self.validation, self.test)
-        if self.column is None and None in fractions:
-            raise ValueError("needs validation and test fractions, or a column")
-        if self.column is not None and fractions != (None, None):
-            raise ValueError("has both fractions and a column; give one of them")
-        if self.validation is not None and self.test is not None and self.validation + self.test >= 1:
-            raise ValueError(f"validation {self.validation} and test {self.test} leave no training rows")
+        ways = [name for name in ("test", "folds", "column") if getattr(self, name) is not None]
+        if len(ways) != 1:
+            raise ValueError(f"needs one of test, folds and column, found {' and '.join(ways) or 'none'}")
+        if (self.validation is None) != (self.column is not None):
+            raise ValueError("needs a validation fraction, unless a column says the split")
+        if self.folds is not None and self.seed == "run":
+            raise ValueError("with folds the run's seed chooses the fold; seed is a number, found 'run'")
+        if self.validation is not None and self.validation + self.test_fraction >= 1:
+            raise ValueError(f"validation {self.validation} and test {self.test_fraction:.3g} leave no training rows")
         return self
+
+    @property
+    def test_fraction(self) -> float:
+        """The share of rows that test; 0 where a column says it."""
+        return self.test if self.test is not None else 1 / self.folds if self.folds is not None else 0.0
 
 
 class DataConfig(Config):

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from service.bundle.tables import TableError, read_table
-from training.data import adni, enrico, mimic_iv_processed, mmimdb, mosi, support2
+from training.data import adni, eicu_demo, enrico, mfeat, mimic_iv_processed, mmimdb, mosi, support2
 from training.data.config import DataConfig
 from training.data.released import ReleasedData
 from training.data.rows import RowArray
@@ -47,6 +47,8 @@ class FolderDataset:
 
 DATASETS: Mapping[str, TableDataset | FolderDataset] = {
     "support2": TableDataset(support2.PATH, support2.LABEL_RULES, support2.LEAKS),
+    "eicu_demo": TableDataset(None, eicu_demo.LABEL_RULES, eicu_demo.LEAKS),
+    "mfeat": FolderDataset(mfeat.read),
     "adni": FolderDataset(adni.read),
     "mimic_iv_processed": FolderDataset(mimic_iv_processed.read),
     "mmimdb": FolderDataset(mmimdb.read),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from training.data.config import SplitConfig
 from training.errors import DataError
@@ -57,15 +57,24 @@ def _group_ids(frame: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
 
 def _by_fractions(groups: NDArray[np.int64], target: NDArray[np.int64], config: SplitConfig, seed: int) -> dict[str, Rows]:
     assert config.validation is not None
-    assert config.test is not None
-    split_seed = seed if config.seed == "run" else config.seed
     group_class = np.zeros(groups.max() + 1, np.int64)
     np.maximum.at(group_class, groups, target)
-    everyone = np.arange(len(group_class))
-    rest, test = _draw(everyone, group_class, config.test, split_seed)
-    train, validation = _draw(rest, group_class, config.validation / (1 - config.test), split_seed)
+    split_seed = seed if config.seed == "run" else config.seed
+    if config.folds is not None:
+        split_seed += seed // config.folds
+        rest, test = _fold(group_class, config.folds, seed % config.folds, split_seed)
+    else:
+        rest, test = _draw(np.arange(len(group_class)), group_class, config.test_fraction, split_seed)
+    train, validation = _draw(rest, group_class, config.validation / (1 - config.test_fraction), split_seed)
     parts = zip(SPLITS, (train, validation, test), strict=True)
     return {name: np.flatnonzero(np.isin(groups, part)) for name, part in parts}
+
+
+def _fold(group_class: NDArray[np.int64], folds: int, fold: int, seed: int) -> tuple[Rows, Rows]:
+    if (smallest := np.unique_counts(group_class).counts.min()) < folds:
+        raise DataError(f"split: {folds} folds need as many groups of rows in every class, found {smallest}")
+    division = StratifiedKFold(folds, shuffle=True, random_state=seed).split(group_class, group_class)
+    return list(division)[fold]
 
 
 def _draw(groups: NDArray[np.int64], group_class: NDArray[np.int64], fraction: float, seed: int) -> tuple[Rows, Rows]:

@@ -51,7 +51,7 @@ class ReweightingConfig(Config):
 class ModelConfig(Config):
     """The [model] section."""
 
-    fusion: str = "transformer"  # a registered backbone
+    fusion: str = "transformer"  # a registered backbone, or a user's own as package.module:Class
     fusion_options: dict[str, Any] = {}  # its own options
     hidden_dim: int = Field(default=128, ge=1)
     num_patches: int = Field(default=4, ge=1)  # tokens per modality
@@ -62,7 +62,7 @@ class ModelConfig(Config):
     modality_dropout: float = Field(default=0.05, ge=0, lt=1)  # training: how often a present modality is hidden
     reweighting: ReweightingConfig = ReweightingConfig()
     experts: ExpertSet = "all"  # "synergy_redundancy" and "single" are ablations
-    encoders: dict[str, dict[str, Any]] = {}  # modality name, or "default", to {kind = ..., options}
+    encoders: dict[str, dict[str, Any]] = {}  # modality or "default" to {kind, options}; kind as `fusion`
 
 
 def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I2MoE:
@@ -89,11 +89,9 @@ def _reweighting(config: ModelConfig, num_modalities: int, num_experts: int) -> 
 
 
 def _expert(config: ModelConfig, num_modalities: int, num_outputs: int) -> Fusion:
-    if config.fusion not in FUSIONS:
-        raise RecipeError(f"model.fusion: expected one of {', '.join(FUSIONS)}, found {config.fusion!r}")
     if config.hidden_dim % config.num_heads:
         raise RecipeError(f"model.hidden_dim must be a multiple of num_heads, found {config.hidden_dim} and {config.num_heads}")
-    fusion = FUSIONS[config.fusion]
+    fusion = FUSIONS.find(config.fusion, "model.fusion")
     arguments = config.model_dump(include={"num_patches", "hidden_dim", "num_layers", "num_heads", "dropout"})
     options = parse_options(fusion.Config, config.fusion_options, "model.fusion_options")
     return fusion(config=options, num_modalities=num_modalities, num_outputs=num_outputs, **arguments)
@@ -107,9 +105,7 @@ def _modality_encoder(config: ModelConfig, modality: Modality, missing: str) -> 
 def _encoder(config: ModelConfig, modality: Modality) -> Encoder:
     options = dict(config.encoders.get(modality.name) or config.encoders.get(DEFAULT) or {})
     kind = options.pop("kind", "feature")
-    if not isinstance(kind, str) or kind not in ENCODERS:
-        raise RecipeError(f"model.encoders.{modality.name}.kind: expected one of {', '.join(ENCODERS)}, found {kind!r}")
-    encoder = ENCODERS[kind]
+    encoder = ENCODERS.find(kind, f"model.encoders.{modality.name}.kind")
     parsed = parse_options(encoder.Config, options, f"model.encoders.{modality.name}")
     return encoder(modality, num_patches=config.num_patches, hidden_dim=config.hidden_dim, config=parsed)
 

@@ -67,18 +67,22 @@ def draw_training(
     for panel in axes.flat:
         _mark_epoch(panel, best_epoch + 1, named=panel is axes[1, 0])
     add_legend(axes[0, 0])
-    add_legend(axes[0, 1], "upper right", num_columns=2)
     add_legend(axes[1, 0])
     return picture(figure, _training_alt(history, selection, best_epoch))
 
 
 def _draw_interaction(axes: Axes, epochs: list[int], history: Sequence[Mapping[str, Any]], experts: Sequence[ExpertInfo]) -> None:
+    if not history[0]["interaction"]:
+        axes.text(0.5, 0.5, "none: interaction weight 0", transform=axes.transAxes, ha="center", color=GREY)
+        dress(axes, "Interaction loss of each expert", y_label="loss")
+        return
     for e, (expert, color) in enumerate(zip(experts, expert_colors(experts), strict=True)):
         values = [entry["interaction"][expert.name] for entry in history]
         axes.plot(epochs, values, color=color, linestyle=LINE_STYLES[e % len(LINE_STYLES)], label=expert.name)
     dress(axes, "Interaction loss of each expert", y_label="loss")
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + _HEADROOM * (high - low))
+    add_legend(axes, "upper right", num_columns=2)
 
 
 def _mark_epoch(axes: Axes, epoch: int, *, named: bool) -> None:
@@ -88,7 +92,8 @@ def _mark_epoch(axes: Axes, epoch: int, *, named: bool) -> None:
 
 def _training_alt(history: Sequence[Mapping[str, Any]], selection: str, best_epoch: int) -> str:
     first, last = history[0], history[-1]
-    told = [f"Training loss, interaction losses and validation curves over {len(history)} epochs."]
+    interaction = "interaction losses" if first["interaction"] else "no interaction losses"
+    told = [f"Training loss, {interaction} and validation curves over {len(history)} epochs."]
     told.append(f"The total loss goes from {first['loss']:.3f} to {last['loss']:.3f}.")
     if best := next((entry for entry in history if entry["epoch"] == best_epoch), None):
         value = best["validation"][selection]

@@ -112,6 +112,8 @@ def _rules_of_labels(rows: ExplainedRows) -> Iterator[_Rule]:
         yield _Rule("Most certain, right", "the highest probability among right predictions", right, stated)
         yield _Rule("Least certain, right", "the lowest probability among right predictions", right, -stated)
     yield _Rule("Most certain, wrong", "the highest probability of a predicted label that is wrong", ~right, stated)
+    if len(rows.experts) == 1:
+        return  # nobody to dispute with
     disputed = -rows.explanation.agreement - _TIE_BREAK * stated
     text = "the fewest experts that alone agree; of equals, the least certain"
     yield _Rule("Most disputed", text, np.ones(len(right), np.bool_), disputed)

@@ -270,6 +270,13 @@ def test_the_sentence_of_a_binary_task() -> None:
     )
 
 
+def test_the_sentence_of_a_single_expert() -> None:
+    """A baseline has nothing to compare: no evidence is called the strongest, and nobody agrees with itself."""
+    assert sentence([1.0], [[0, 2]], BINARY) == (
+        "Risk of death in hospital: 88 % (high); one network for all modalities, without experts to compare."
+    )
+
+
 def test_the_sentence_where_calibration_overrules_the_evidence() -> None:
     """Evidence may point away from the predicted label, and no expert may agree: the sentence says so plainly."""
     assert sentence([0.5, 0.5], [[0, 1], [0, 0.5]], BINARY, bias=-2.5) == (

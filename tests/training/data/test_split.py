@@ -57,6 +57,30 @@ def test_the_seed_decides_and_run_means_the_runs_seed() -> None:
     assert test_rows(own, 0) != test_rows(own, 1)
 
 
+def test_seeds_walk_through_the_folds_of_repeated_cross_validation() -> None:
+    """Runs 0 to 4 test every row once, no patient is divided, and runs 5 to 9 do it again with another division."""
+    frame, target = labelled(300)
+    config = SplitConfig(validation=0.2, folds=5)
+    runs = [split_rows(frame, target, config, group="patient", seed=seed) for seed in range(10)]
+    for five in (runs[:5], runs[5:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate([splits["test"] for splits in five])), np.arange(300))
+    for splits in runs:
+        patients = [set(frame["patient"].gather(rows.tolist())) for rows in splits.values()]
+        assert sum(map(len, patients)) == len(set.union(*patients))
+        assert len(splits["validation"]) == pytest.approx(60, abs=12)
+    tests = [splits["test"].tolist() for splits in runs]
+    assert tests[0] not in tests[5:]
+    moved = split_rows(frame, target, SplitConfig(validation=0.2, folds=5, seed=1), group="patient", seed=0)
+    assert moved["test"].tolist() == tests[5]
+
+
+def test_more_folds_than_rows_of_a_class_are_refused() -> None:
+    """Every fold has every class."""
+    frame = pl.DataFrame({"x": range(10)})
+    with pytest.raises(DataError, match="split: 3 folds need as many groups of rows in every class, found 2"):
+        split_rows(frame, np.array([0] * 8 + [1] * 2), SplitConfig(validation=0.2, folds=3), group=None, seed=0)
+
+
 def test_a_column_may_say_where_rows_go() -> None:
     """The split column's train, validation and test are taken as they are."""
     splits = ["train", "test", "validation", "train", "test", "validation"]

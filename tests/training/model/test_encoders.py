@@ -2,14 +2,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.bundle.features import CategoricalFeature
 from service.bundle.schema import Modality
 from tests.training import small_model
-from training.config import Config
-from training.model.build import ModelConfig, build_model
-from training.model.encoders import ENCODERS, Encoder, FeatureEncoder, PatchEncoder, PatchProjection, register_encoder
+from training.model.encoders import ENCODERS, FeatureEncoder, PatchEncoder, PatchProjection
 
 MIXED = small_model.schema().modalities[0]  # a, b, sex (3), codes (2)
 
@@ -109,40 +107,3 @@ def test_the_token_mlp_is_a_residual() -> None:
         deep.token_mlp.contract.weight.zero_()  # type: ignore[operator, union-attr]
         deep.token_mlp.contract.bias.zero_()  # type: ignore[operator, union-attr]
     torch.testing.assert_close(plain(x), deep(x))
-
-
-def test_a_name_is_registered_once() -> None:
-    """A second encoder of the same name is refused, naming the first."""
-    with pytest.raises(ValueError, match="an encoder named 'patch' is registered already: PatchEncoder"):
-        register_encoder("patch")(FeatureEncoder)
-    assert ENCODERS["patch"] is PatchEncoder
-
-
-class MeanEncoder(Encoder):
-    """Every token is the mean of what is known, times a number from the recipe."""
-
-    class Config(Config):
-        factor: float = 1.0
-
-    def __init__(self, modality: Modality, *, num_patches: int, hidden_dim: int, config: "MeanEncoder.Config") -> None:
-        super().__init__()
-        self.factor, self.shape = config.factor, (num_patches, hidden_dim)
-        self.linear = nn.Linear(1, 1)
-
-    def forward(self, x_BF: Tensor) -> Tensor:
-        mean_B1 = torch.nan_to_num(x_BF.nanmean(dim=1, keepdim=True))
-        return (self.factor * self.linear(mean_B1))[:, :, None].expand(-1, *self.shape)
-
-
-def test_a_registered_encoder_can_be_named_in_a_recipe() -> None:
-    """A user's own encoder gets the options of its table, and mistakes in them are told as any other's."""
-    register_encoder("mean")(MeanEncoder)
-    try:
-        config = ModelConfig.model_validate(small_model.TINY | {"encoders": {"labs": {"kind": "mean", "factor": 3.0}}})
-        model = build_model(config, small_model.schema(), small_model.TASK)
-        encoder = model.encoders[1].encoder  # type: ignore[union-attr]
-        assert isinstance(encoder, MeanEncoder)
-        assert encoder.factor == 3.0
-        assert torch.isfinite(model(small_model.rows(4, missing_rate=0.5)).logits_BC).all()
-    finally:
-        del ENCODERS["mean"]

@@ -5,8 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.model.fusion_cases import NUM_OUTPUTS, assert_every_parameter_learns, fusion, tokens
-from training.model.fusion.base import FUSIONS, Fusion, FusionOutput, register_fusion
+from training.model.fusion.base import FUSIONS
+from training.model.fusion.early import EarlyFusion
 from training.model.fusion.interpretcc import InterpretCCFusion
+from training.model.fusion.late import LateFusion
+from training.model.fusion.low_rank_tensor import LowRankTensorFusion
 from training.model.fusion.moepp import MoEPlusPlusFusion
 from training.model.fusion.mult import MulTFusion
 from training.model.fusion.switchgate import SwitchGateFusion
@@ -16,6 +19,9 @@ CLASSES = {
     "interpretcc": InterpretCCFusion,
     "moepp": MoEPlusPlusFusion,
     "mult": MulTFusion,
+    "early": EarlyFusion,
+    "late": LateFusion,
+    "low_rank_tensor": LowRankTensorFusion,
 }
 NAMES = tuple(CLASSES)
 
@@ -94,10 +100,15 @@ def test_options_are_closed_and_frozen(name: str) -> None:
         ("switchgate", {"residual": "none"}),
         ("interpretcc", {"tau": 0.0}),
         ("interpretcc", {"threshold": 1.0}),
-        ("moepp", {"num_experts": 4}),
+        ("moepp", {"num_experts": 3}),
         ("moepp", {"tau": 0.0}),
         ("moepp", {"compat": "nominal"}),
         ("mult", {"num_self_layers": 0}),
+        ("early", {"hidden": [32, 0]}),
+        ("late", {"hidden": [-1]}),
+        ("low_rank_tensor", {"rank": 0}),
+        ("low_rank_tensor", {"tensor_dim": 0}),
+        ("low_rank_tensor", {"head_dim": 0}),
     ],
 )
 def test_options_are_checked(name: str, options: dict[str, object]) -> None:
@@ -117,15 +128,3 @@ def test_heads_must_divide_the_width(name: str) -> None:
     """A width that the heads cannot share is an error with both numbers."""
     with pytest.raises(ValueError, match="found 8 and 3"):
         fusion(name, 2, num_heads=3)
-
-
-def test_names_are_unique() -> None:
-    """A second backbone under a taken name is refused and the first one stays."""
-
-    class Another(Fusion):
-        def forward(self, tokens_BnPD):
-            return FusionOutput(tokens_BnPD, tokens_BnPD)
-
-    with pytest.raises(ValueError, match="'mult' is registered already: MulTFusion"):
-        register_fusion("mult")(Another)
-    assert FUSIONS["mult"] is MulTFusion

@@ -8,6 +8,7 @@ import torch
 from export.errors import ExportError
 from export.released_keys import expert_key
 from tests.training.model.fusion_cases import (
+    assert_every_parameter_learns,
     assert_exports,
     assert_rows_are_independent,
     fusion,
@@ -24,7 +25,7 @@ def test_rows_are_independent(compat: str) -> None:
     assert_rows_are_independent(fusion("moepp", 3, {"compat": compat}))
 
 
-@pytest.mark.parametrize(("num_layers", "e", "f"), [(1, 5, 64), (3, 8, 16)])
+@pytest.mark.parametrize(("num_layers", "e", "f"), [(2, 4, 64), (1, 5, 64), (3, 8, 16)])
 def test_parameter_count(num_layers: int, e: int, f: int) -> None:
     """Weights number what the layer sizes add up to; the first layer has no gating residual to learn."""
     n, p, d, c = 3, 3, 8, 3
@@ -49,6 +50,25 @@ def test_experts_do_what_their_names_say() -> None:
     assert len(ffn) == 2
     assert torch.equal(x, copied)
     assert torch.equal(torch.zeros(7, 8), zero)
+
+
+def test_four_experts_have_no_network() -> None:
+    """With 4 experts a token is blended with constants, copied or dropped, and the width of FFN experts means nothing."""
+    torch.manual_seed(0)
+    experts, x = Experts(8, 4, 5), torch.randn(7, 8)
+    assert sorted(experts.state_dict()) == ["constant", "proportion.weight_SOI"]
+    first, second, copied, zero = experts(x)
+    for i, answer in enumerate((first, second)):
+        u, v = torch.softmax(x @ experts.proportion.weight_SOI[i].T, dim=-1).T[..., None]
+        torch.testing.assert_close(answer, u * x + v * experts.constant[i], rtol=0, atol=1e-6)
+    assert torch.equal(x, copied)
+    assert torch.equal(torch.zeros(7, 8), zero)
+
+
+def test_four_experts_learn() -> None:
+    """A training step reaches every weight of a model without FFN experts, and a row's answer is its own."""
+    assert_every_parameter_learns(fusion("moepp", 3, {"num_experts": 4}))
+    assert_rows_are_independent(fusion("moepp", 3, {"num_experts": 4}))
 
 
 def test_weights_are_the_renormalised_softmax() -> None:
@@ -153,9 +173,10 @@ def test_smaller_tau_prefers_zero_computation() -> None:
     assert shares[0] > shares[1]
 
 
-def test_exports() -> None:
+@pytest.mark.parametrize("num_experts", [4, 8])
+def test_exports(num_experts: int) -> None:
     """The ONNX graph answers like torch, with the batch free and no operator that cannot be served."""
-    assert_exports(fusion("moepp", 3))
+    assert_exports(fusion("moepp", 3, {"num_experts": num_experts}))
 
 
 def test_released_forward_is_one_attention_block() -> None:

@@ -1,12 +1,12 @@
 """What an encoder is, and the registry that makes encoders available to recipes by name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.registry import Registry
 from training.model.rows import TrainingRows
 
 
@@ -26,16 +26,5 @@ class Encoder(nn.Module, ABC):
         """(B, F) to tokens (B, P, D)."""
 
 
-ENCODERS: dict[str, type[Encoder]] = {}
-
-
-def register_encoder(name: str) -> Callable[[type[Encoder]], type[Encoder]]:
-    """Class decorator: makes an encoder available to recipes under `name`."""
-
-    def register(encoder: type[Encoder]) -> type[Encoder]:
-        if name in ENCODERS:
-            raise ValueError(f"an encoder named {name!r} is registered already: {ENCODERS[name].__qualname__}")
-        ENCODERS[name] = encoder
-        return encoder
-
-    return register
+ENCODERS: Registry[type[Encoder]] = Registry(Encoder, "an encoder")
+register_encoder = ENCODERS.register

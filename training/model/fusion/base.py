@@ -5,12 +5,12 @@ in. Shape suffixes: B batch, n modalities, P patches, D hidden, C outputs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar, NamedTuple, TypedDict, Unpack
 
 from torch import Tensor, nn
 
 from training.config import Config as Options
+from training.model.registry import Registry
 
 
 class FusionOutput(NamedTuple):
@@ -50,16 +50,5 @@ class Fusion(nn.Module, ABC):
         """(B, n, P, D) to logits (B, C). In evaluation mode a row's logits depend on that row alone."""
 
 
-FUSIONS: dict[str, type[Fusion]] = {}
-
-
-def register_fusion(name: str) -> Callable[[type[Fusion]], type[Fusion]]:
-    """Class decorator: makes a backbone available to recipes under `name`."""
-
-    def register(fusion: type[Fusion]) -> type[Fusion]:
-        if name in FUSIONS:
-            raise ValueError(f"a fusion named {name!r} is registered already: {FUSIONS[name].__qualname__}")
-        FUSIONS[name] = fusion
-        return fusion
-
-    return register
+FUSIONS: Registry[type[Fusion]] = Registry(Fusion, "a fusion")
+register_fusion = FUSIONS.register

@@ -61,25 +61,31 @@ class Experts(nn.Module):
     """E - 4 FFN experts, then two constant experts, a copy expert and a zero expert (eq. 3-5).
 
     FFN: W_down (silu(a) * b), [a, b] = W_up x, of width `ffn_dim`. Constant: u x + v c, [u, v] = softmax(W_c x).
-    Copy: x. Zero: 0. Parameters: (E - 4) 3 D ffn_dim + 2 (D + 2 D).
+    Copy: x. Zero: 0. With E = 4 there is no FFN expert and no weight for one. Parameters: (E - 4) 3 D ffn_dim +
+    2 (D + 2 D).
     """
 
     def __init__(self, hidden_dim: int, num_experts: int, ffn_dim: int) -> None:
         super().__init__()
         num_ffn = num_experts - NUM_ZERO_COMPUTATION
-        self.up = StackedLinear(num_ffn, hidden_dim, 2 * ffn_dim, bias=False)
-        self.down = StackedLinear(num_ffn, ffn_dim, hidden_dim, bias=False)
+        self.up = StackedLinear(num_ffn, hidden_dim, 2 * ffn_dim, bias=False) if num_ffn else None
+        self.down = StackedLinear(num_ffn, ffn_dim, hidden_dim, bias=False) if num_ffn else None
         self.constant = nn.Parameter(torch.randn(NUM_CONSTANT, hidden_dim))
         self.proportion = StackedLinear(NUM_CONSTANT, hidden_dim, 2, bias=False)
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Tokens (N, D) to every expert's answer (E, N, D)."""
         x_1ND = x_ND[None]
-        gate, value = self.up(x_1ND).chunk(2, dim=-1)
-        ffn = self.down(F.silu(gate) * value)
         kept, replaced = torch.softmax(self.proportion(x_1ND), dim=-1).chunk(2, dim=-1)
         constant = kept * x_1ND + replaced * self.constant[:, None]
-        return torch.cat([ffn, constant, x_1ND, torch.zeros_like(x_1ND)])
+        return torch.cat([*self._ffn(x_1ND), constant, x_1ND, torch.zeros_like(x_1ND)])
+
+    def _ffn(self, x_1ND: Tensor) -> list[Tensor]:
+        """One (E - 4, N, D), or nothing."""
+        if self.up is None or self.down is None:
+            return []
+        gate, value = self.up(x_1ND).chunk(2, dim=-1)
+        return [self.down(F.silu(gate) * value)]
 
 
 class MoEPlusPlusLayer(AttentionBlock):
@@ -133,6 +139,10 @@ class MoEPlusPlusFusion(Fusion):
     The gate loss is the sum over layers. Parameters: n P D + (n D C + C) + (L - 1) E^2 + L (4 D^2 + 5 D +
     (E - 4) 3 D ffn_dim + 6 D + 8 E D + 8 E^2).
 
+    `num_experts` counts the four that compute nothing or next to nothing, as the papers do. With 4, which the I2MoE paper
+    has for MIMIC-IV and MM-IMDb, these are all there are: `ffn_dim` has no meaning, no token meets a hidden layer, and what
+    a layer adds to attention is a share of the token itself and of two learned vectors, chosen by the router.
+
     compat "released" is for imported checkpoints alone: every layer gets the same input, so that only the last one
     counts, and no token meets an expert. The layers before it hold weights (that tells a checkpoint of another depth)
     and are not run.
@@ -141,7 +151,7 @@ class MoEPlusPlusFusion(Fusion):
     class Config(Config):
         """Options of the MoE++ backbone."""
 
-        num_experts: int = Field(default=8, ge=NUM_ZERO_COMPUTATION + 1)  # FFN experts + 2 constant + copy + zero
+        num_experts: int = Field(default=8, ge=NUM_ZERO_COMPUTATION)  # FFN experts, perhaps none, + 2 constant + copy + zero
         ffn_dim: int = Field(default=64, ge=1)  # width of an FFN expert
         tau: float = Field(default=0.75, gt=0, le=1)  # less sends more tokens to the experts that compute nothing
         compat: Literal["paper", "released"] = "paper"

@@ -36,10 +36,10 @@ class StackedLayerNorm(nn.Module):
 
     def __init__(self, num_sets: int, hidden_dim: int) -> None:
         super().__init__()
-        self.weight_SD = nn.Parameter(torch.ones(num_sets, hidden_dim))
+        self.scale_SD = nn.Parameter(torch.ones(num_sets, hidden_dim))
         self.bias_SD = nn.Parameter(torch.zeros(num_sets, hidden_dim))
 
     def forward(self, x_SBPD: Tensor) -> Tensor:
         """(S, B, P, D) to (S, B, P, D)."""
         standard_SBPD = F.layer_norm(x_SBPD, x_SBPD.shape[-1:])
-        return standard_SBPD * self.weight_SD[:, None, None] + self.bias_SD[:, None, None]
+        return standard_SBPD * self.scale_SD[:, None, None] + self.bias_SD[:, None, None]

@@ -1,18 +1,13 @@
-"""All encoders in one model, built from a recipe's table, and one that is a user's own."""
+"""All encoders in one model, built from a recipe's tables."""
 
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
 
-from service.bundle.schema import FeatureSchema, Modality
+from service.bundle.schema import FeatureSchema
 from tests.training import small_model
 from tests.training.model import encoder_cases as cases
-from training.config import Config
-from training.errors import RecipeError
 from training.model.build import ModelConfig, build_model, fit_encoders
-from training.model.encoders import ENCODERS, Encoder, register_encoder
 from training.model.mixture import I2MoE
 
 MODALITIES = (
@@ -59,36 +54,3 @@ def test_weights_are_enough_to_rebuild_it() -> None:
     again.load_state_dict(model.state_dict())
     inputs = [cases.values(modality, 4, missing_rate=0.2, seed=3) for modality in MODALITIES]
     torch.testing.assert_close(again.eval()(inputs).logits_BC, model(inputs).logits_BC, rtol=0, atol=0)
-
-
-class TrendEncoder(Encoder):
-    """A user's own: the slope of every column's mean over `window` steps, to tokens."""
-
-    class Config(Config):
-        window: int = 2
-
-    def __init__(self, modality: Modality, *, num_patches: int, hidden_dim: int, config: "TrendEncoder.Config") -> None:
-        super().__init__()
-        self.window, self.num_patches = config.window, num_patches
-        self.linear = nn.Linear(modality.width - config.window, num_patches * hidden_dim)
-
-    def forward(self, x_BF: Tensor) -> Tensor:
-        x_BF = x_BF.nan_to_num()
-        slopes = x_BF[:, self.window :] - x_BF[:, : -self.window]
-        return self.linear(slopes).unflatten(1, (self.num_patches, -1))
-
-
-def test_an_encoder_of_ones_own_is_a_recipe_away() -> None:
-    """Registered in the user's own file, named in [model.encoders.vector], beside ours; its mistakes are told like ours."""
-    register_encoder("trend")(TrendEncoder)
-    try:
-        model = built(ENCODER_TABLES | {"vector": {"kind": "trend", "window": 3}})
-        encoder: Any = model.encoders[4]
-        assert isinstance(encoder.encoder, TrendEncoder)
-        assert encoder.encoder.window == 3
-        inputs = [cases.values(modality, 4, missing_rate=0.3) for modality in MODALITIES]
-        assert model.eval()(inputs).logits_BC.isfinite().all()
-        with pytest.raises(RecipeError, match=r"model\.encoders\.vector\.window: Input should be a valid integer"):
-            built(ENCODER_TABLES | {"vector": {"kind": "trend", "window": "wide"}})
-    finally:
-        del ENCODERS["trend"]
