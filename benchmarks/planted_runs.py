@@ -30,7 +30,8 @@ from training.tasks import make_task
 TABLE = "table.parquet"
 SPLIT = {"train": 0.6, "validation": 0.15, "test": 0.25}
 
-# The one configuration. Selection by log loss, because AUROC is 1 within a few epochs on easy data and would keep the first.
+# The one configuration. No dropout in the experts: rows are not scarce, and it takes a third of the time. Selection by log
+# loss, because AUROC is 1 within a few epochs on easy data and would keep the first of them.
 RECIPE: Mapping[str, Any] = {
     "name": "planted",
     "model": {
@@ -39,7 +40,7 @@ RECIPE: Mapping[str, Any] = {
         "num_patches": 2,
         "num_layers": 1,
         "num_heads": 4,
-        "dropout": 0.1,
+        "dropout": 0.0,
         "reweighting": {"hidden_dim": 32, "num_layers": 2, "dropout": 0.1},
         "encoders": {"default": {"kind": "mlp", "hidden": 64, "num_layers": 2}},
     },
