@@ -20,7 +20,10 @@ def zero_vector(tokens_BPD: Tensor) -> Tensor:
 
 
 def mean_vector(tokens_BPD: Tensor) -> Tensor:
-    """The mean of the batch, for every sample (detached: a reference point, not a path for gradients)."""
+    """The mean of the batch, for every sample (detached: a reference point, not a path for gradients).
+
+    The released code keeps a mean over all steps since the first, in which embeddings of untrained encoders never fade.
+    """
     return tokens_BPD.detach().mean(dim=0, keepdim=True).expand_as(tokens_BPD)
 
 
