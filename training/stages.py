@@ -85,12 +85,15 @@ class _Decomposition:
         teacher = Teacher(mixture, own, expectations, scale=scale, slopes=slopes)
         model, figures = self._experts(teacher)
         told = {
-            "own_scale": dict(zip(self.names, own.scale_n11.flatten().tolist(), strict=True)),
-            "expected_slope": dict(zip(self.names, slopes, strict=True)),
-            "mixture_scale": scale,
+            "own_scale": self._by_name(own.scale_n11.flatten().tolist()),
+            "expected_slope": self._by_name(slopes),
+            "mixture_scale": round(scale, 4),
             **figures,
         }
         return Trained(model, self.histories, told)
+
+    def _by_name(self, values: list[float]) -> dict[str, float]:
+        return {name: round(value, 4) for name, value in zip(self.names, values, strict=True)}
 
     def _run(self, stage: str, model: Model, objective: Objective[Model]) -> Trainer[Model]:
         """A finished run of one stage, continued where it stopped."""
@@ -146,4 +149,4 @@ class _Decomposition:
         objective = ExpertsObjective(teacher, self.config, gate_weight=self.recipe.objective.gate_weight)
         trainer = self._run("experts", model, objective)
         best = trainer.state.history[trainer.state.best_epoch]["validation"]
-        return trainer.best_model(), {name: best[name] for name in ("r2_contributions", "r2_sum")}
+        return trainer.best_model(), {name: round(best[name], 4) for name in ("r2_contributions", "r2_sum")}
