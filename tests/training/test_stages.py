@@ -115,6 +115,7 @@ def test_a_whole_run_leaves_its_four_files(tmp_path: Path, capsys: pytest.Captur
 
 
 LABELS = {"data.task": "multiclass", "data.label": "class", "data.labels": None}
+SEVERAL = {"data.task": "multilabel", "data.label": ["one", "two"], "data.labels": None}
 NUMBER = {"data.task": "regression", "data.label": "age", "data.labels": None}
 
 
@@ -122,16 +123,19 @@ NUMBER = {"data.task": "regression", "data.label": "age", "data.labels": None}
     "changes",
     [
         LABELS | {"objective": {"kind": "decomposition", "class_weights": "balanced", "label_smoothing": 0.1}},
+        SEVERAL | {"objective": {"kind": "decomposition", "class_weights": "balanced"}},
         NUMBER | DECOMPOSITION,
         DECOMPOSITION | {"train.precision": "bf16", "train.accumulate": 3, "model.fusion": "switchgate"},
     ],
-    ids=["multiclass", "regression", "bf16"],
+    ids=["multiclass", "multilabel", "regression", "bf16"],
 )
 def test_every_kind_of_training_has_stages(changes: dict[str, Any], tmp_path: Path) -> None:
-    """Several classes with weights, numbers, half precision in micro-batches with gates: finite figures throughout."""
+    """Several classes or labels with weights, numbers, half precision in micro-batches with gates: finite figures throughout."""
     write_data(tmp_path)
     table = pl.read_csv(tmp_path / "table.csv")
-    table.with_columns(pl.Series("class", [f"c{i % 3}" for i in range(len(table))])).write_csv(tmp_path / "table.csv")
+    numbers = range(len(table))
+    labels = {"class": [f"c{i % 3}" for i in numbers], "one": [i % 2 for i in numbers], "two": [int(i % 3 == 0) for i in numbers]}
+    table.with_columns(pl.Series(name, values) for name, values in labels.items()).write_csv(tmp_path / "table.csv")
     modalities = {
         "labs": {"numeric": ["crea", "sod"]},
         "person": {"categorical": ["sex", "ward"]},
