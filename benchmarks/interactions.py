@@ -39,6 +39,7 @@ from training.files import write_text
 from training.sweep import parse_seeds
 
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
+    "decomposition": {"objective.kind": "decomposition"},
     "paper 0.5": {"objective.interaction_weight": 0.5},
     "paper 0.01": {"objective.interaction_weight": 0.01},
     "no interaction loss": {"objective.interaction_weight": 0.0},

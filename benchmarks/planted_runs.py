@@ -5,6 +5,7 @@ Every run has the same configuration, whatever the data set and the objective: w
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -25,6 +26,7 @@ from training.inference import predict
 from training.model.mixture import I2MoE
 from training.recipe import Recipe, parse_recipe
 from training.run import calibrate, make_trainer
+from training.stages import train_stages
 from training.tasks import make_task
 
 TABLE = "table.parquet"
@@ -114,9 +116,7 @@ def train(recipe: Recipe, data: PlantedData) -> tuple[I2MoE, Dataset]:
         write_data(data, folder)
         dataset = load_dataset(recipe.data, folder, seed=recipe.train.seed, missing=recipe.model.missing)
         trainer = make_trainer(recipe, dataset, folder)
-        for _ in trainer.epochs():
-            pass
-        model = trainer.best_model()
+        model = train_stages(trainer, recipe, dataset, folder, lambda stage: deque(stage.epochs(), maxlen=0)).model
     calibrate(model, dataset)
     return model, dataset
 

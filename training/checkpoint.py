@@ -1,7 +1,8 @@
 """A run's files: written atomically, loaded without pickle, and sufficient to rebuild the model.
 
 checkpoint.pt holds weights, recipe, feature schema, task and versions: everything export needs.
-training_state.pt holds what `--resume` needs and is removed when the run is complete.
+training_state.pt holds what `--resume` needs, one file for each stage of a training that has several; they are removed when
+the run is complete.
 """
 
 import os
@@ -25,6 +26,7 @@ STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 CHECKPOINT_FORMAT = 1
+FIRST_STAGE = "task"  # the only one of most trainings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Checkpoint:
     schema: FeatureSchema
     task: TaskInfo
     provenance: Mapping[str, Any]  # versions, seed, row counts, notes, calibration rows
+
+
+def state_file(stage: str) -> str:
+    """Where the state of a stage lies in its run's folder."""
+    return STATE_FILE if stage == FIRST_STAGE else f"training_state.{stage}.pt"
 
 
 def save_atomically(document: Mapping[str, Any], path: Path) -> None:

@@ -13,7 +13,7 @@ from training.config import Config
 from training.data.config import DataConfig
 from training.errors import RecipeError
 from training.model.build import ModelConfig
-from training.objectives import ObjectiveConfig
+from training.objectives.config import ObjectiveConfig
 from training.train_config import TrainConfig
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -34,7 +34,11 @@ class Recipe(Config):
     model_card: ModelCard = NOT_STATED
 
     @model_validator(mode="after")
-    def _single_experts_do_not_interact(self) -> "Recipe":
+    def _experts_fit_the_objective(self) -> "Recipe":
+        if self.objective.kind == "decomposition":
+            if self.model.experts != "all":
+                raise ValueError(f"objective.kind = decomposition needs model.experts = all, found {self.model.experts}")
+            return self
         if self.model.experts == "single" and self.objective.interaction_weight > 0:
             raise ValueError("model.experts = single has no interaction losses: set objective.interaction_weight = 0")
         return self

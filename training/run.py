@@ -2,6 +2,8 @@
 
 import platform
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,28 @@ from torch import Tensor
 
 from training import distributed
 from training.batches import training_rows
-from training.checkpoint import CHECKPOINT_FILE, METRICS_FILE, REPORT_FILE, STATE_FILE, Checkpoint, save_checkpoint
+from training.checkpoint import (
+    CHECKPOINT_FILE,
+    FIRST_STAGE,
+    METRICS_FILE,
+    REPORT_FILE,
+    STATE_FILE,
+    Checkpoint,
+    save_checkpoint,
+)
 from training.data.dataset import Dataset, load_dataset
 from training.errors import RecipeError, RunError
 from training.evaluation import Evaluation, evaluate_rows, write_metrics
 from training.inference import predict
 from training.model.build import build_model, fit_encoders
 from training.model.mixture import I2MoE
-from training.objectives import ObjectiveConfig, PaperObjective
+from training.objectives.config import ObjectiveConfig
+from training.objectives.paper import PaperObjective
 from training.progress import show_progress
 from training.recipe import Recipe
 from training.reference import reference, typical_record
 from training.report import write_report
+from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
 
@@ -42,7 +54,7 @@ def class_weights(config: ObjectiveConfig, task: Task, target: NDArray[Any]) -> 
     return torch.tensor(config.class_weights, dtype=torch.float32)
 
 
-def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
+def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer[I2MoE]:
     """A trainer at its first epoch: seeded model, fitted encoders, objective."""
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe.model, dataset.schema, dataset.task)
@@ -51,7 +63,15 @@ def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer:
     if model.units is not None:
         model.units.fit(torch.from_numpy(target))
     task = make_task(dataset.task)
-    objective = PaperObjective(recipe.objective, task, dataset.schema.names, class_weights(recipe.objective, task, target))
+    weights_C = class_weights(recipe.objective, task, target)
+    base_rate_C = None
+    config = recipe.objective
+    if config.kind == "decomposition":
+        config, base_rate_C = config.model_copy(update={"interaction_weight": 0.0}), task.base_rate(target, weights_C)
+        model.calibration.bias.copy_(base_rate_C)  # until it is fitted: validation predictions of evidence
+    objective = PaperObjective(
+        config, task, dataset.schema.names, weights_C, base_rate_C=base_rate_C, selection=recipe.train.selection
+    )
     rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 
@@ -63,17 +83,19 @@ def calibrate(model: I2MoE, dataset: Dataset, *, workers: int = 0) -> None:
     model.calibration.fit(logits, torch.from_numpy(target))
 
 
-def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer, seconds: float) -> dict[str, Any]:
+def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer[I2MoE], trained: Trained, seconds: float) -> dict[str, Any]:
+    decomposition = {"decomposition": trained.decomposition} if trained.decomposition else {}
     return {
         "seed": recipe.train.seed,
         "num_rows": {name: len(rows) for name, rows in dataset.splits.items()},
         "notes": list(dataset.notes),
         "classes": list(dataset.classes),
-        "selection": trainer.selection,
+        "selection": trainer.objective.selection,
         "best_epoch": trainer.state.best_epoch,
         "epochs": trainer.state.next_epoch,
         "training_seconds": round(seconds, 1),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        **decomposition,
     }
 
 
@@ -88,6 +110,13 @@ def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
         raise RunError(f"{out}: is not empty; add --resume to continue that run, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     recipe_path.write_text(text)
+
+
+def _tell(trainer: Trainer[Any], recipe: Recipe) -> None:
+    """Run all epochs of a stage where others may see them; of several stages each is named."""
+    stage = None if recipe.objective.kind == "paper" else trainer.stage
+    first_epoch, silent = trainer.state.next_epoch, not distributed.is_first()
+    show_progress(trainer.epochs(), trainer.config, first_epoch=first_epoch, silent=silent, stage=stage)
 
 
 def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dict[str, Evaluation]:
@@ -108,22 +137,28 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
         distributed.first_says(lambda: _prepare_folder(recipe, out, resume=resume))
         if resume:
             trainer.resume()
-        show_progress(trainer.epochs(), recipe.train, first_epoch=trainer.state.next_epoch, silent=not is_first)
+        trained = train_stages(trainer, recipe, dataset, out, partial(_tell, recipe=recipe))
     if not is_first:
         return {}
-    model = trainer.best_model()
-    calibrate(model, dataset, workers=recipe.train.workers)
-    provenance = _provenance(recipe, dataset, trainer, time.monotonic() - started)
-    checkpoint = Checkpoint(model, recipe, dataset.schema, dataset.task, provenance)
-    return finish(checkpoint, dataset, trainer.state.history, out)
+    calibrate(trained.model, dataset, workers=recipe.train.workers)
+    provenance = _provenance(recipe, dataset, trainer, trained, time.monotonic() - started)
+    checkpoint = Checkpoint(trained.model, recipe, dataset.schema, dataset.task, provenance)
+    return finish(checkpoint, dataset, trained.histories, out)
 
 
-def finish(checkpoint: Checkpoint, dataset: Dataset, history: list[dict[str, Any]], out: Path) -> dict[str, Evaluation]:
-    """Evaluate, report and write the run's lasting files; the training state goes last, when all else is safe."""
+def finish(
+    checkpoint: Checkpoint, dataset: Dataset, histories: Mapping[str, list[dict[str, Any]]], out: Path
+) -> dict[str, Evaluation]:
+    """Evaluate, report and write the run's lasting files; the training state goes last, when all else is safe.
+
+    In metrics.json "history" are the epochs of the first stage, and "stages" by name those of the others, if there are any.
+    """
     evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
     experts = checkpoint.model.roles
+    history = histories[FIRST_STAGE]
+    later = {stage: epochs for stage, epochs in histories.items() if stage != FIRST_STAGE}
     document = {
         "model": checkpoint.recipe.name,
         "provenance": dict(checkpoint.provenance),
@@ -131,9 +166,10 @@ def finish(checkpoint: Checkpoint, dataset: Dataset, history: list[dict[str, Any
         "example": typical_record(train_arrays, checkpoint.schema),
         "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),
         "history": history,
+        **({"stages": later} if later else {}),
     }
     save_checkpoint(checkpoint, out)
     write_metrics(document, out / METRICS_FILE)
     write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
-    (out / STATE_FILE).unlink(missing_ok=True)
+    remove_states(out)
     return evaluations

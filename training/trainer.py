@@ -11,22 +11,18 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from training import distributed
 from training.batches import Batches, MicroBatch, micro_batches
-from training.checkpoint import CHECKPOINT_FORMAT, STATE_FILE, load_document, save_atomically
+from training.checkpoint import CHECKPOINT_FORMAT, FIRST_STAGE, load_document, save_atomically, state_file
 from training.data.dataset import Dataset
 from training.errors import RecipeError, RunError
-from training.inference import predict
-from training.model.mixture import I2MoE
-from training.objectives import ALL, NOTHING, Losses, LossModule, PaperObjective, Shares
-from training.tasks import is_better
+from training.objectives.base import ALL, NOTHING, Losses, LossModule, Model, Objective, Shares
 from training.train_config import TrainConfig
 
 _EPOCH_STRIDE, _RANK_STRIDE = 1_000_003, 15_485_863  # primes, so that no two (seed, epoch, process) meet
@@ -37,7 +33,7 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 class EpochRecord:
     """What one epoch did; `interaction` and `validation` map expert and metric names to values.
 
-    `interaction` is empty when the objective has no interaction losses.
+    `interaction` is empty when the objective has no losses of single experts.
     """
 
     epoch: int
@@ -48,10 +44,10 @@ class EpochRecord:
 
 
 @dataclass(slots=True)
-class TrainingState:
+class TrainingState(Generic[Model]):
     """All that changes from epoch to epoch."""
 
-    model: I2MoE
+    model: Model
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of losses whose gradients float16 could not hold; does nothing for other precisions
@@ -95,8 +91,11 @@ def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices; vectors (biases, norms) and learned positions, tokens and missing values are free."""
-    named = list(model.named_parameters())
+    """Weight decay for matrices; vectors (biases, norms) and learned positions, tokens and missing values are free.
+
+    Frozen parameters are in no group.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if _is_decayed(name, p)]
     free = [p for name, p in named if not _is_decayed(name, p)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -112,30 +111,34 @@ def hide_modalities(inputs: list[Tensor], rate: float) -> list[Tensor]:
     return [torch.where(hidden[:, None], torch.nan, x) for hidden, x in zip(hidden_nB, inputs, strict=True)]
 
 
-class Trainer:
-    """Fits a model to a dataset's training rows and keeps the weights that validate best."""
+class Trainer(Generic[Model]):
+    """Fits a model to a dataset's training rows and keeps the weights that validate best, by an objective.
+
+    `stage` names the training among those of a run, and so its state file in the folder `run`.
+    """
 
     def __init__(
         self,
-        model: I2MoE,
-        objective: PaperObjective,
+        model: Model,
+        objective: Objective[Model],
         dataset: Dataset,
         config: TrainConfig,
         *,
         modality_dropout: float,
         run: Path,
+        stage: str = FIRST_STAGE,
     ) -> None:
-        self.config, self.dataset, self.objective = config, dataset, objective
+        self.config, self.dataset = config, dataset
         self.modality_dropout, self.dtype = modality_dropout, _PRECISIONS[config.precision]
-        self.state_path = run / STATE_FILE
+        self.stage, self.state_path = stage, run / state_file(stage)
         self.device = distributed.choose_device(config.device)
         if config.precision == "fp16" and self.device.type == "cpu":
             raise RecipeError("train.precision: expected fp32 or bf16 on the CPU, found 'fp16'")
         model.to(self.device)
+        self.objective = objective.to(self.device)
         arrays, target = dataset.part("train")
         self.batches = Batches([arrays[name] for name in dataset.schema.names], self.device, workers=config.workers)
-        self.target = model.standardise(torch.from_numpy(target).to(self.device))
-        self.selection = objective.task.selection(config.selection)
+        self.target = objective.model_target(model, torch.from_numpy(target).to(self.device))
         groups = parameter_groups(model, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -161,7 +164,7 @@ class Trainer:
                 self.state.save(self.state_path)
             yield record
 
-    def best_model(self) -> I2MoE:
+    def best_model(self) -> Model:
         """The model with the weights that validated best, in evaluation mode, on the CPU."""
         model = copy.deepcopy(self.state.model).cpu()
         model.load_state_dict(self.state.best_weights)
@@ -176,7 +179,7 @@ class Trainer:
         inputs = self.batches([batch.rows for step in steps for batch in step])
         told = torch.stack([self._step(step, inputs, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
         loss, task, *interaction = distributed.sum_over_processes(told).cpu().numpy().mean(axis=0).tolist()
-        experts = [expert.name for expert in self.state.model.roles] if interaction else []
+        experts = self.objective.loss_names(self.state.model) if interaction else []
         validation = distributed.first_says(self._validate)
         return EpochRecord(epoch, loss, task, dict(zip(experts, interaction, strict=True)), validation)
 
@@ -239,21 +242,24 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(averages, currents, 1 - decay)
 
+    def _evaluated(self) -> Model:
+        """The model that validates: the average's, or with ema_decay 0 the trained one itself."""
+        average: Any = self.state.average.module
+        return average if self.config.ema_decay > 0 else self.state.model
+
     def _validate(self) -> dict[str, float]:
-        arrays, target = self.dataset.part("validation")
-        evaluated = self.state.average.module if self.config.ema_decay > 0 else self.state.model
-        prediction = predict(evaluated, self.dataset.schema, arrays, workers=self.config.workers).prediction
-        if not np.isfinite(prediction).all():
+        try:
+            return self.objective.validate(self._evaluated(), self.dataset, workers=self.config.workers)
+        except FloatingPointError as error:
             rate = self.config.learning_rate
-            raise RunError(f"epoch {self.state.next_epoch + 1}: the model answers NaN; lower train.learning_rate ({rate:g})")
-        return self.objective.task.measure(prediction, target)
+            raise RunError(f"epoch {self.state.next_epoch + 1}: {error}; lower train.learning_rate ({rate:g})") from None
 
     def _remember(self, record: EpochRecord) -> None:
         state = self.state
         state.next_epoch = record.epoch + 1
         state.history.append({name: getattr(record, name) for name in EpochRecord.__slots__})
-        value = record.validation[self.selection]
-        if is_better(self.selection, value, state.best_value):
-            evaluated: Any = state.average.module if self.config.ema_decay > 0 else state.model
+        value = record.validation[self.objective.selection]
+        if self.objective.is_better(value, state.best_value):
             state.best_epoch, state.best_value = record.epoch, value
-            state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in evaluated.state_dict().items()}
+            weights = self._evaluated().state_dict()
+            state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}

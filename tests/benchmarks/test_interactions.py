@@ -98,9 +98,10 @@ def all_cells(out: Path) -> list[interactions.Cell]:
 def test_every_objective_is_a_recipe(objective: str) -> None:
     """For classification and regression."""
     for config in (PlantedConfig(kind="xor"), PlantedConfig(kind="product", task="regression")):
-        recipe = planted_recipe(config, interactions.OBJECTIVES[objective], seed=3)
+        overrides = interactions.OBJECTIVES[objective]
+        recipe = planted_recipe(config, overrides, seed=3)
         assert recipe.train.seed == 3
-        assert recipe.objective.interaction_weight == interactions.OBJECTIVES[objective]["objective.interaction_weight"]
+        assert {key: getattr(recipe.objective, key.removeprefix("objective.")) for key in overrides} == overrides
 
 
 def test_the_project_reads_the_planted_rows(tmp_path: Path) -> None:
@@ -124,11 +125,11 @@ def test_ceiling() -> None:
     assert ceiling(noisy, generate(noisy, 0), rows) == pytest.approx(0.8, abs=0.04)
 
 
-@pytest.mark.parametrize("kind", ["mixture", "additive"])
-def test_a_small_run(kind: str) -> None:
-    """Real training leaves a share per test row and expert, and the rows' truths in the same order."""
+@pytest.mark.parametrize(("kind", "objective"), [("mixture", "no interaction loss"), ("additive", "decomposition")])
+def test_a_small_run(kind: str, objective: str) -> None:
+    """Real training, of one stage or several, leaves a share per test row and expert, and the rows' truths in the same order."""
     config = PlantedConfig(kind=kind, num_rows=400)
-    run = train_once(config, {"train.epochs": 1}, seed=0)
+    run = train_once(config, {"train.epochs": 1, **interactions.OBJECTIVES[objective]}, seed=0)
     assert run.experts == EXPERTS
     assert run.explanation.share.shape == (100, 4)
     np.testing.assert_allclose(run.explanation.share.sum(axis=1), 1, rtol=1e-5)

@@ -53,6 +53,24 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_go_through_the_stages_of_one(tmp_path: Path) -> None:
+    """Every stage of a decomposition has the losses of one process; teachers and what is fitted are the same in both."""
+    quiet = {key: value for key, value in QUIET.items() if not key.startswith("objective")}
+    matching = {"shuffle_rate": 0.0, "head_dropout": 0.0}
+    objective = {"kind": "decomposition", "class_weights": "balanced", "decomposition": matching}
+    path = write_recipe(tmp_path, quiet | {"objective": objective}, modalities=ALL_MODALITIES)
+    fit(load_recipe(path), tmp_path, tmp_path / "one")
+    run = in_two_processes("-m", "training", "fit", str(path), "--out", str(tmp_path / "two"), "--set", "train.accumulate=2")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("epoch 3/3") == 4
+    one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))
+    for stage, history in one["stages"].items():
+        for wanted, found in zip(history, two["stages"][stage], strict=True):
+            assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-3), stage
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {"checkpoint.pt", "metrics.json", "report.html", "recipe.json"}
+
+
+@pytest.mark.slow
 def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
     """With all its noise, a run of two processes that stopped after one of two epochs ends as one that never did.
 

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
+import torch
 
 from tests.training import small_model
 from training import inference
-from training.inference import predict
+from training.inference import answers, predict
 
 
 def test_wide_rows_go_through_a_few_at_a_time() -> None:
@@ -26,3 +28,17 @@ def test_the_model_stays_in_its_mode() -> None:
     model.train()
     predict(model, schema, arrays)
     assert model.training
+
+
+def test_answers_of_batches_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are the last axis but one, however many batches there were; the module answers in evaluation mode."""
+    model, schema, inputs = small_model.model({"dropout": 0.5}), small_model.schema(), small_model.rows(9)
+    arrays = {name: x.numpy() for name, x in zip(schema.names, inputs, strict=True)}
+    wanted = model.run_experts(model.embed(inputs)).logits
+    monkeypatch.setattr(inference, "_BATCH_SIZE", 4)
+    model.train()
+    logits, tokens = answers(model, lambda x: (model.run_experts(model.embed(x)).logits, x[1]), schema, arrays)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens, inputs[1])
+    assert model.training
+    assert not logits.requires_grad

@@ -14,7 +14,7 @@ from training.data.source import load_source
 from training.errors import DataError
 from training.model.build import ModelConfig, build_model
 from training.model.mixture import I2MoE
-from training.objectives import ObjectiveConfig
+from training.objectives.config import ObjectiveConfig
 from training.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"

@@ -36,3 +36,11 @@ def test_on_a_terminal_epochs_move_a_bar(capsys: pytest.CaptureFixture[str], mon
     told = capsys.readouterr().err
     assert "3/3" in told
     assert "auroc 0.8000" in told
+
+
+def test_a_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stages after the first have one loss and their own validation figures."""
+    record = EpochRecord(0, 0.5, 0.5, {}, {"matching_error": 0.25, "labs": 0.1, "r2_sum": 0.75})
+    show_progress(iter([record]), TrainConfig(epochs=2, selection="f1"), first_epoch=0, stage="experts")
+    told = capsys.readouterr().err
+    assert told == "experts: epoch 1/2  loss 0.5000  validation matching_error 0.2500  r2_sum 0.7500\n"

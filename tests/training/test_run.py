@@ -12,7 +12,7 @@ from training.checkpoint import load_checkpoint
 from training.data.dataset import load_dataset
 from training.errors import DataError, RecipeError, RunError, TrainingError
 from training.inference import predict
-from training.objectives import ObjectiveConfig
+from training.objectives.config import ObjectiveConfig
 from training.run import class_weights, fit
 from training.tasks import make_task
 

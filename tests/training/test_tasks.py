@@ -155,3 +155,21 @@ def test_better_means_higher_except_for_losses() -> None:
     assert is_better("auroc", 0.0, None)
     assert not is_better("auroc", float("nan"), None)
     assert not is_better("auroc", float("nan"), 0.5)
+
+
+def test_base_rates() -> None:
+    """Log frequencies around 0, times class weights; log odds per label; nothing for numbers; classes without rows are finite."""
+    binary = make_task(TaskInfo(kind="binary", labels=("a", "b"), outcome="b"))
+    target = np.array([0, 0, 0, 1])
+    np.testing.assert_allclose(binary.base_rate(target, None), [np.log(3) / 2, -np.log(3) / 2], rtol=1e-6)
+    balanced = binary.base_rate(target, binary.balanced_weights(target))
+    np.testing.assert_allclose(balanced, [0, 0], atol=1e-6)
+    assert np.isfinite(binary.base_rate(np.zeros(5, int), None).numpy()).all()
+    several = make_task(TaskInfo(kind="multilabel", labels=("a", "b"), outcome="labels"))
+    present = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    np.testing.assert_allclose(several.base_rate(present, None), [np.log(3), -np.log(3)], rtol=1e-6)
+    np.testing.assert_allclose(
+        several.base_rate(present, several.balanced_weights(present)), [np.log(2), np.log(2 / 3)], rtol=1e-5
+    )
+    number = make_task(TaskInfo(kind="regression", labels=("days",), outcome="days", training_mean=0.0))
+    assert number.base_rate(np.array([1.0, 2.0]), None).tolist() == [0]

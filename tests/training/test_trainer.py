@@ -189,6 +189,14 @@ def test_weight_decay_is_for_matrices_alone() -> None:
     assert {"encoders.0.missing_token", "encoders.0.encoder.numeric.missing", "experts.0.position"} <= set(free)
 
 
+def test_the_frozen_are_not_optimised() -> None:
+    """Parameters that want no gradient are in no group."""
+    model = small_model.model()
+    model.encoders.requires_grad_(requires_grad=False)
+    found = {id(p) for group in parameter_groups(model, 0.3) for p in group["params"]}
+    assert found == {id(p) for name, p in model.named_parameters() if not name.startswith("encoders.")}
+
+
 @pytest.mark.parametrize("fusion", sorted(FUSIONS))
 def test_no_backbone_has_a_bias_or_a_norm_that_decays(fusion: str) -> None:
     """Also where several layers' vectors are stacked to a matrix."""

@@ -1,7 +1,7 @@
 """I2MoE: encoders, n + 2 fusion experts that start equal, and a reweighting network.
 
 `forward` is the served single pass: no masking, no randomness in evaluation mode. The perturbed passes of training are
-`perturbed_logits`; the losses over them live in `training.objectives`.
+`perturbed_logits`; the losses over them live in `training.objectives.interaction_losses`.
 
 Shape suffixes: B batch, n modalities, P patches, D hidden, E = n + 2 experts, V = n + 1 variants, C outputs.
 """

@@ -64,6 +64,7 @@ class Content:
     selection: str  # the metric that chose the epoch
     best_epoch: int  # from 1
     num_parameters: int
+    decomposition: Mapping[str, Any]  # the figures that a decomposition rests on; empty for the paper's objective
     facts: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -98,6 +99,7 @@ def build_content(
         selection=metric_title(provenance["selection"]),
         best_epoch=provenance["best_epoch"] + 1,
         num_parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        decomposition=provenance.get("decomposition", {}),
         facts={name.replace("_", " "): _text(value) for name, value in provenance.items() if name not in _TOLD_ELSEWHERE},
         versions={name: str(version) for name, version in provenance.get("versions", {}).items()},
     )

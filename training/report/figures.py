@@ -73,7 +73,7 @@ def draw_training(
 
 def _draw_interaction(axes: Axes, epochs: list[int], history: Sequence[Mapping[str, Any]], experts: Sequence[ExpertInfo]) -> None:
     if not history[0]["interaction"]:
-        axes.text(0.5, 0.5, "none: interaction weight 0", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.5, "none in this training", transform=axes.transAxes, ha="center", color=GREY)
         dress(axes, "Interaction loss of each expert", y_label="loss")
         return
     for e, (expert, color) in enumerate(zip(experts, expert_colors(experts), strict=True)):

@@ -15,6 +15,7 @@ from training.tasks.metrics import Floats
 
 _MAX_DRAWS = 100  # per resample, before the target is found too rare for intervals
 LOWER_IS_BETTER = frozenset({"brier", "ece", "ece_debiased", "log_loss", "mae", "rmse"})
+SMALLEST_WEIGHT = 1e-6  # of a class, where its logarithm is taken
 _UNBOUNDED = frozenset({"log_loss", "mae", "rmse"})
 
 
@@ -50,6 +51,10 @@ class Task(ABC):
     @abstractmethod
     def balanced_weights(self, target_N: NDArray[Any]) -> Tensor:
         """Class weights (C,) by inverse training frequency. Raises `RecipeError` where there are no classes."""
+
+    @abstractmethod
+    def base_rate(self, target_N: NDArray[Any], class_weights_C: Tensor | None) -> Tensor:
+        """Logits (C,) that say what is known of nobody in particular: 0 in sum where there are classes."""
 
     def selection(self, wanted: str | None) -> str:
         """The validation metric that chooses the epoch. Raises `RecipeError` when the task has no such metric."""
@@ -101,6 +106,14 @@ class Task(ABC):
         """The smallest and largest value a metric can have."""
         smallest = {"r2": -np.inf, "correlation": -1.0}.get(name, 0.0)
         return smallest, np.inf if name in _UNBOUNDED else 1.0
+
+
+_HALF_A_ROW = 0.5  # what a class that no training row has counts, so that its base rate is finite
+
+
+def log_counts(counts_C: NDArray[Any]) -> Tensor:
+    """The logarithms of numbers of rows."""
+    return torch.tensor(np.log(np.maximum(counts_C, _HALF_A_ROW)), dtype=torch.float32)
 
 
 def no_weights(kind: str) -> RecipeError:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.tasks import metrics as m
-from training.tasks.base import Task, frequencies_to_weights
+from training.tasks.base import SMALLEST_WEIGHT, Task, frequencies_to_weights, log_counts
 
 
 class Classification(Task):
@@ -42,6 +42,13 @@ class Classification(Task):
     def balanced_weights(self, target_N: NDArray[Any]) -> Tensor:
         """Inverse training frequencies of the classes (C,)."""
         return frequencies_to_weights(np.bincount(target_N, minlength=len(self.info.labels)), len(target_N))
+
+    def base_rate(self, target_N: NDArray[Any], class_weights_C: Tensor | None) -> Tensor:
+        """Log frequencies of the classes, times what they weigh."""
+        logits_C = log_counts(np.bincount(target_N, minlength=len(self.info.labels)))
+        if class_weights_C is not None:
+            logits_C = logits_C + class_weights_C.clamp(min=SMALLEST_WEIGHT).log()
+        return logits_C - logits_C.mean()
 
     def metric_range(self, name: str) -> tuple[float, float]:
         """As in the base, but the Brier score of more than two classes reaches 2."""

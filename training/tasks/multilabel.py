@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.tasks import metrics as m
-from training.tasks.base import Task, frequencies_to_weights
+from training.tasks.base import SMALLEST_WEIGHT, Task, frequencies_to_weights, log_counts
 
 
 class Multilabel(Task):
@@ -37,3 +37,9 @@ class Multilabel(Task):
     def balanced_weights(self, target_N: NDArray[Any]) -> Tensor:
         """Inverse training frequencies of the labels (C,)."""
         return frequencies_to_weights(target_N.sum(axis=0), len(target_N))
+
+    def base_rate(self, target_N: NDArray[Any], class_weights_C: Tensor | None) -> Tensor:
+        """Log odds of the labels, times what their presence weighs."""
+        present_C = target_N.sum(axis=0)
+        logits_C = log_counts(present_C) - log_counts(len(target_N) - present_C)
+        return logits_C if class_weights_C is None else logits_C + class_weights_C.clamp(min=SMALLEST_WEIGHT).log()

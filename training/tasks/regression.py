@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -36,3 +37,7 @@ class Regression(Task):
     def balanced_weights(self, target_N: NDArray[Any]) -> Tensor:
         """There are none."""
         raise no_weights("regression")
+
+    def base_rate(self, target_N: NDArray[Any], class_weights_C: Tensor | None) -> Tensor:
+        """The training mean, from which standardised outputs are counted."""
+        return torch.zeros(1)

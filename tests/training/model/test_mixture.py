@@ -10,7 +10,8 @@ from training.model.fusion import TransformerFusion
 from training.model.masking import perturb, zero_vector
 from training.model.mixture import I2MoE
 from training.model.reweighting import Reweighting
-from training.objectives import ObjectiveConfig, PaperObjective
+from training.objectives.config import ObjectiveConfig
+from training.objectives.paper import PaperObjective
 from training.tasks import make_task
 
 # d, layers, patches, modalities, classes, reweighting hidden and layers -> parameters of experts and reweighting (Table 6).

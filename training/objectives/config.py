@@ -1,0 +1,48 @@
+"""The [objective] section of a recipe."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from training.config import Config
+
+
+class DecompositionConfig(Config):
+    """How evidence is read and how experts learn their parts of it: `training.objectives.experts` says what each does."""
+
+    evidence_limit: float = Field(default=4.0, gt=0)  # evidence is limited to margins (log odds) of this size
+    head_hidden: int = Field(default=64, ge=1)  # hidden units of the predictors that see one modality, or all others
+    head_dropout: float = Field(default=0.2, ge=0, lt=1)
+    shuffle_rate: float = Field(default=0.3, ge=0, le=1)  # how often a modality's rows trade places in the second half of a batch
+    sum_weight: float = Field(default=4.0, ge=0)  # of the squared error of the experts' sum, which keeps predictions
+    weight_share: float = Field(default=0.1, ge=0)  # of the loss that makes weights follow shares of contribution
+    max_dropout: float = Field(default=0.1, ge=0, lt=1)  # in the experts while they learn their parts
+
+
+_PAPER_ALONE = ("interaction_weight", "masking", "regression_losses", "on", "num_perturbed")
+
+
+class ObjectiveConfig(Config):
+    """What a model is trained to do: "paper" is the published objective, "decomposition" gives every expert its part.
+
+    Keys of the one are refused with the other.
+    """
+
+    kind: Literal["paper", "decomposition"] = "paper"
+    interaction_weight: float = Field(default=0.01, ge=0)  # lambda_int of the paper; 0 trains without interaction losses
+    masking: Literal["random", "mean", "zero"] = "random"
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # "balanced": inverse training frequencies
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    regression_losses: Literal["bounded", "released"] = "bounded"  # regression: which interaction losses
+    on: Literal["logits", "latents"] = "logits"  # what the interaction losses compare; latents: an ablation, with live gradient
+    num_perturbed: int | None = Field(default=None, ge=1)  # perturbed passes a step, modalities drawn at random; None: all
+    gate_weight: float = Field(default=0.01, ge=0)  # of the load-balancing loss of backbones with gates
+    decomposition: DecompositionConfig = DecompositionConfig()
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_kind(self) -> "ObjectiveConfig":
+        foreign = _PAPER_ALONE if self.kind == "decomposition" else ("decomposition",)
+        for name in foreign:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is not for kind = {self.kind}: leave it out")
+        return self
