@@ -20,12 +20,10 @@ heatmap.png and heatmap.svg; the last line is JSON.
 
 import argparse
 import json
-import multiprocessing
 import platform
 import re
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +34,7 @@ from benchmarks.interaction_tables import data_table, draw, objective_table, sum
 from benchmarks.planted_runs import RECIPE, SCORE, train_once
 from training.data.planted import PlantedConfig
 from training.files import write_text
-from training.sweep import parse_seeds
+from training.sweep import parse_seeds, side_by_side
 
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "decomposition": {"objective.kind": "decomposition"},
@@ -128,15 +126,8 @@ def run_cell(cell: Cell) -> None:
 def run_all(cells: list[Cell], jobs: int) -> None:
     """What has not been run, `jobs` runs at a time, each on one thread."""
     wanted = [cell for cell in cells if finished(cell) is None]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run_cell, cell): cell for cell in wanted}
-        try:
-            for count, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                print(f"{count} of {len(wanted)} {futures[future].path.stem}", file=sys.stderr, flush=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for count, position in enumerate(side_by_side(run_cell, [(cell,) for cell in wanted], jobs), start=1):
+        print(f"{count} of {len(wanted)} {wanted[position].path.stem}", file=sys.stderr, flush=True)
 
 
 def arguments() -> argparse.Namespace:

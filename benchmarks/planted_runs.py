@@ -19,12 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from service.bundle.explanation import Explanation, explain
-from service.bundle.manifest import CalibrationInfo
 from training.data.dataset import Dataset, load_dataset
 from training.data.planted import PlantedConfig, PlantedData, generate
 from training.inference import predict
 from training.model.mixture import I2MoE
-from training.recipe import Recipe, parse_recipe
+from training.recipe import Recipe, parse_recipe, set_value
 from training.run import calibrate, make_trainer
 from training.stages import train_stages
 from training.tasks import make_task
@@ -63,14 +62,6 @@ class PlantedRun:
     metrics: Mapping[str, float]
     ceiling: float  # what the answer before label noise scores in SCORE's metric; signal noise may keep it out of reach
     seconds: float  # data, training and prediction
-
-
-def set_value(document: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value under `section.key` of nested tables."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        document = document.setdefault(section, {})
-    document[leaf] = value
 
 
 def planted_recipe(config: PlantedConfig, overrides: Mapping[str, Any], seed: int) -> Recipe:
@@ -125,9 +116,7 @@ def explain_rows(model: I2MoE, dataset: Dataset, split: str = "test") -> tuple[E
     """One split's rows as the service would explain them, and their metrics."""
     arrays, target = dataset.part(split)
     output = predict(model, dataset.schema, arrays)
-    scale, bias = (tuple(buffer.tolist()) for buffer in (model.calibration.scale, model.calibration.bias))
-    num_rows = len(dataset.splits["validation"])
-    info = CalibrationInfo(method=model.calibration.method, scale=scale, bias=bias, num_rows=num_rows)
+    info = model.calibration.info(num_rows=len(dataset.splits["validation"]))
     return explain(output, dataset.task, info), make_task(dataset.task).measure(output.prediction, target)
 
 

@@ -54,10 +54,14 @@ def name_of(setting: Setting) -> str:
     return setting.values[0][1]
 
 
+def classical_folder(out: Path, model: str, seed: int) -> Path:
+    return out / f"{model}_seed-{seed}".replace(" ", "-")
+
+
 def run_classical(recipe: Path, seeds: Sequence[int], out: Path, overrides: Sequence[str]) -> None:
     """LightGBM and logistic regression, each into a folder with a metrics.json like a run's."""
     for seed in seeds:
-        wanted = {m: out / f"{m}_seed-{seed}".replace(" ", "-") for m in classical.MODELS}
+        wanted = {m: classical_folder(out, m, seed) for m in classical.MODELS}
         wanted = {name: folder for name, folder in wanted.items() if not (folder / METRICS_FILE).exists()}
         if not wanted:
             continue
@@ -164,7 +168,7 @@ def main() -> None:
     sweep(args.recipe, grid, seeds, args.out, fit_or_resume, overrides=args.overrides, jobs=args.jobs)
     run_classical(args.recipe, seeds, args.out, args.overrides)
     names = {name_of(s): [read_metrics(args.out / s.folder(seed)) for seed in seeds] for s in grid}
-    names |= {m: [read_metrics(args.out / f"{m}_seed-{seed}".replace(" ", "-")) for seed in seeds] for m in classical.MODELS}
+    names |= {m: [read_metrics(classical_folder(args.out, m, seed)) for seed in seeds] for m in classical.MODELS}
     shown = SHOWN[load_recipe(args.recipe, args.overrides).data.task]
     compared = differences(names, shown[0], args.reference) if len(seeds) > 1 else []
     print(metrics_table(names, shown))

@@ -41,13 +41,7 @@ class Evaluation:
 
 def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
     """The calibration inside the model, for the manifest and the explanation."""
-    calibration = checkpoint.model.calibration
-    return CalibrationInfo(
-        method=calibration.method,
-        scale=tuple(calibration.scale.tolist()),
-        bias=tuple(calibration.bias.tolist()),
-        num_rows=checkpoint.provenance["num_rows"]["validation"],
-    )
+    return checkpoint.model.calibration.info(num_rows=checkpoint.provenance["num_rows"]["validation"])
 
 
 def evaluate_rows(checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target: NDArray[Any], split: str) -> Evaluation:

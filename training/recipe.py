@@ -82,17 +82,25 @@ def sentence(problem: Any) -> str:
     return f"{place}: {message}{told}"
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    *sections, leaf = key.strip().split(".")
-    if not separator or (not sections and leaf not in Recipe.model_fields):
-        raise RecipeError(f"--set {override}: expected section.key=value")
+def set_value(document: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under `section.key` of nested tables, making those that are missing. Raises `RecipeError`."""
+    *sections, leaf = key.split(".")
     table = document
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override}: {section} is a value, not a section")
-    table[leaf] = _toml_value(text.strip())
+            raise RecipeError(f"{section} is a value, not a section")
+    table[leaf] = value
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, text = (part.strip() for part in override.partition("="))
+    if not separator or ("." not in key and key not in Recipe.model_fields):
+        raise RecipeError(f"--set {override}: expected section.key=value")
+    try:
+        set_value(document, key, _toml_value(text))
+    except RecipeError as error:
+        raise RecipeError(f"--set {override}: {error}") from None
 
 
 def _toml_value(text: str) -> Any:

@@ -138,7 +138,8 @@ def sweep(
         for arguments in wanted:
             fit(*arguments)
     else:
-        _fit_side_by_side(fit, wanted, jobs)
+        for _ in side_by_side(fit, wanted, jobs):
+            pass
     finished: dict[Setting, list[dict[str, Any]]] = {setting: [] for setting in grid}
     for setting, _, folder in planned:
         finished[setting].append(read_metrics(folder)["splits"][_SPLIT]["metrics"])
@@ -148,15 +149,19 @@ def sweep(
     return out / TABLE_CSV
 
 
-def _fit_side_by_side(fit: FitFunction, wanted: Sequence[tuple[Recipe, Path, Path]], jobs: int) -> None:
-    """Processes share the cores; the first failure or Ctrl-C ends the sweep, and what is finished stays finished."""
+def side_by_side(function: Callable[..., object], calls: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[int]:
+    """Call an importable function with each tuple, `jobs` processes at a time; tells the calls' positions as they finish.
+
+    Processes share the cores; the first failure or Ctrl-C ends all, and what is finished stays finished.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        futures = [pool.submit(fit, *arguments) for arguments in wanted]
+        positions = {pool.submit(function, *arguments): position for position, arguments in enumerate(calls)}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(positions):
                 future.result()
+                yield positions[future]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.bundle.manifest import TaskKind
+from service.bundle.manifest import CalibrationInfo, TaskKind
 
 _MAX_ITERATIONS = 200
 
@@ -40,6 +40,12 @@ class Calibration(nn.Module):
         """What `fit` does, for the manifest."""
         named = {"regression": "none", "multilabel": "Platt scaling per label"}
         return named.get(self.kind, "bias-corrected temperature scaling")
+
+    def info(self, *, num_rows: int) -> CalibrationInfo:
+        """As the manifest and explanations have it; `num_rows` it was fitted on."""
+        return CalibrationInfo(
+            method=self.method, scale=tuple(self.scale.tolist()), bias=tuple(self.bias.tolist()), num_rows=num_rows
+        )
 
     def fit(self, logits_BC: Tensor, target_B: Tensor) -> None:
         """Minimise the log loss of validation rows, from the identity; regression has nothing to fit.
