@@ -6,6 +6,9 @@ Rules for `FORMAT_VERSION`, a single integer:
 - a field renamed, removed, made required, or given another meaning: bump, and drop the versions before;
 - a change of the graph's inputs, outputs or their meaning: bump.
 A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
+
+Version 2 tells how far explanations and predictions may be trusted, and may hold a second graph that attributes contributions
+to features. All of it may be absent, as in version 1.
 """
 
 import math
@@ -18,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
 
-FORMAT_VERSION = 1
-SUPPORTED_FORMAT_VERSIONS = frozenset({1})
+FORMAT_VERSION = 2
+SUPPORTED_FORMAT_VERSIONS = frozenset({1, 2})
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 ExpertKind = Literal["uniqueness", "synergy", "redundancy", "fusion"]  # fusion: a single backbone, no interaction experts
