@@ -88,12 +88,15 @@ def equal_share_gap(mean_share_E: Sequence[float], experts: Sequence[str]) -> fl
     return float(np.abs(np.asarray(mean_share_E) - unique_E / unique_E.sum()).sum() / 2)
 
 
-def score(share_NE: Floats, truth_N: Names, experts: Sequence[str]) -> dict[str, Any]:
-    """Everything one run has to say of its explanations, as JSON values; rows without a true expert have shares alone."""
+def score(share_NE: Floats, truth_N: Names, experts: Sequence[str], whole: str = "") -> dict[str, Any]:
+    """Everything one run has to say of its explanations, as JSON values; rows without a true expert have shares alone.
+
+    `whole` is the expert that ought to decide over all rows together. Without one, each true expert is looked for in its rows.
+    """
     document: dict[str, Any] = {"experts": list(experts), "mean_share": share_NE.mean(axis=0).tolist()}
     if not all(str(name) for name in truth_N):
         return document | {"equal_share_gap": equal_share_gap(document["mean_share"], experts)}
-    shares = group_shares(share_NE, truth_N)
+    shares = {whole: document["mean_share"]} if whole else group_shares(share_NE, truth_N)
     return document | {
         "groups": shares,
         "right": {name: dominant(mean_share_E, experts) == name for name, mean_share_E in shares.items()},

@@ -7,7 +7,8 @@ Trains one configuration (benchmarks/planted_runs.py) under every objective on e
 the test rows as the service does. Rows are drawn once per data set: seeds differ in initialisation and order alone. A run
 is a JSON file in --out and is not run again while its settings are the same. Prints, per objective and per data set:
 
-    right       dominant expert (largest mean contribution share) is the true one; of a mixture, within each true expert's rows
+    right       dominant expert (largest mean contribution share over all rows) is the true one; of a mixture, within each true
+                expert's rows
     top-1       rows whose own dominant expert is the true one, mean over true experts
     true share  mean contribution share of each row's true expert
     ECE         expected calibration error of the dominant share as the probability that the expert is the true one
@@ -119,7 +120,7 @@ def run_cell(cell: Cell) -> None:
         "ceiling": run.ceiling,
         "seconds": round(run.seconds, 1),
     }
-    document = cell.settings() | figures | score(run.explanation.share, run.truth, run.experts)
+    document = cell.settings() | figures | score(run.explanation.share, run.truth, run.experts, config.whole)
     write_text(json.dumps(document, indent=1) + "\n", cell.path)
 
 

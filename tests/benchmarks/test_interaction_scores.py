@@ -104,3 +104,11 @@ def test_rows_without_a_true_expert_are_not_scored() -> None:
     """Additive data have shares and their distance from equal ones, no right or wrong."""
     document = scores.score(SHARES, ["", "", "", ""], EXPERTS)
     assert set(document) == {"experts", "mean_share", "equal_share_gap"}
+
+
+def test_a_data_set_with_one_true_expert_is_read_as_a_whole() -> None:
+    """Right by the mean over all rows, top-1 by each row's own true expert."""
+    document = scores.score(SHARES, TRUTH, EXPERTS, whole="synergy")
+    assert document["right"] == {"synergy": True}
+    assert document["groups"] == {"synergy": document["mean_share"]}
+    assert document["top1"] == {"unique:m1": 0.5, "synergy": 1.0}

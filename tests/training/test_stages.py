@@ -154,7 +154,7 @@ def test_planted_interactions_are_read_rightly(kind: str) -> None:
     config = PlantedConfig(kind=kind, num_rows=1200)
     overrides = {"objective.kind": "decomposition", "train.epochs": 12, "train.batch_size": 64}
     run = train_once(config, overrides, seed=0)
-    true_share = run.explanation.share[:, run.experts.index(config.groups[0])]
+    true_share = run.explanation.share[:, run.experts.index(config.whole)]
     assert run.metrics["accuracy"] > 0.95
     assert true_share.mean() > 0.7
     assert (true_share > 0.5).mean() > 0.9

@@ -7,15 +7,18 @@ and every modality shows its own signal alone, encoded into columns. So the expe
     redundancy   one signal that all modalities carry                                           redundancy
     xor          m1 xor m2; each alone says nothing                                             synergy
     parity       m1 xor m2 xor m3; any two say nothing                                          synergy
-    and          all bits, each 1 with probability 2^(-1/n), so that classes are balanced       synergy
+    and          all bits, each 1 with probability 2^(-1/n), so that classes are balanced       synergy; see below
     product      m1 * m2 (regression)                                                           synergy
     mixture      each row is, with equal chances, unique:m1 .. unique:mn, redundancy or xor; which one is shown as
                  a one-hot code in every modality                                               the row's own
     additive     the sum of all values, or its sign: each modality adds an equal, separate part none
 
-Truth of `and`: with two modalities each bit alone holds 0.38 of the label's 1 bit, the same 0.38 by symmetry, and the other
-0.62 exist only together (partial information decomposition of Bertschinger et al., "Quantifying unique information",
-Entropy 16, 2014), so synergy is its largest part, not its only one.
+Truth of `and`, over all rows: with two modalities each bit alone holds 0.38 of the label's 1 bit, the same 0.38 by symmetry,
+and the other 0.62 exist only together (partial information decomposition of Bertschinger et al., "Quantifying unique
+information", Entropy 16, 2014), so synergy is its largest part, not its only one. A row's own truth are its minimal sufficient
+sets, the smallest sets of signals that fix the label whatever the others are ("On the reasons behind decisions", Darwiche
+and Hirth, ECAI 2020): only ones, and all are needed (synergy); one 0, which is enough (unique to its modality); more, and any
+of them is enough (redundancy). In the other kinds rows and data set have the same truth by that rule.
 
 Shape suffixes: N rows, n modalities, F columns of a modality.
 """
@@ -83,17 +86,20 @@ class PlantedConfig:
         return tuple(f"m{k + 1}" for k in range(self.num_modalities))
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """Every true expert that rows can have: one, several in a mixture, none where no single expert explains a row."""
+    def whole(self) -> str:
+        """The expert that ought to decide over all rows together; NO_TRUTH in mixtures and where no single expert does."""
         match self.family:
             case "unique" | "redundancy":
-                return (self.kind,)
-            case "mixture":
-                return (*(f"unique:{name}" for name in self.modalities), "redundancy", "synergy")
-            case "additive":
-                return ()
+                return self.kind
+            case "mixture" | "additive":
+                return NO_TRUTH
             case _:
-                return ("synergy",)
+                return "synergy"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The true experts of a mixture's types."""
+        return (*(f"unique:{name}" for name in self.modalities), "redundancy", "synergy")
 
 
 def _check_kind(config: PlantedConfig) -> None:
@@ -140,7 +146,7 @@ def generate(config: PlantedConfig, seed: int) -> PlantedData:
     """Draw `config.num_rows` rows. The same configuration and seed give the same rows; another seed, other rows."""
     generator = np.random.default_rng(seed)
     signals_Nn = _draw_signals(config, generator)
-    truth = np.full(config.num_rows, config.groups[0] if config.groups else NO_TRUTH)
+    truth = _truth_of_and(config, signals_Nn) if config.kind == "and" else np.full(config.num_rows, config.whole)
     context_NT = np.zeros((config.num_rows, 0))
     if config.family == "mixture":
         types_N = generator.integers(len(config.groups), size=config.num_rows)
@@ -186,6 +192,13 @@ def _label(config: PlantedConfig, kind: str, signals_Nn: Floats) -> Floats:
     }
     modality = kind.removeprefix("unique:")
     return signals_Nn[:, config.modalities.index(modality)] if modality != kind else rules[kind](signals_Nn)
+
+
+def _truth_of_and(config: PlantedConfig, signals_Nn: Floats) -> NDArray[np.str_]:
+    """Every row's minimal sufficient sets (N,): all signals, its one 0, or any of its zeros."""
+    zeros_Nn = signals_Nn == 0
+    unique_N = np.array([f"unique:{name}" for name in config.modalities])[zeros_Nn.argmax(axis=1)]
+    return np.select([zeros_Nn.sum(axis=1) == 0, zeros_Nn.sum(axis=1) == 1], ["synergy", unique_N], "redundancy")
 
 
 def _mixed_labels(config: PlantedConfig, signals_Nn: Floats, types_N: NDArray[np.int64]) -> Floats:

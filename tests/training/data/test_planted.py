@@ -101,6 +101,19 @@ def test_information_in_and(num_modalities: int) -> None:
         np.testing.assert_allclose(alone, 0.38, atol=0.03)
 
 
+@pytest.mark.parametrize("num_modalities", [2, 3, 4])
+def test_truth_in_and_is_what_fixes_the_label(num_modalities: int) -> None:
+    """All ones need each other, a single 0 is enough by itself, of several zeros any is; all rows together are synergy."""
+    data = drawn("and", num_modalities, noise=0.0)
+    zeros = bits(data) == 0
+    expected = {0: {"synergy"}, 1: {f"unique:m{k + 1}" for k in range(num_modalities)}}
+    for count in range(num_modalities + 1):
+        assert set(data.truth[zeros.sum(axis=1) == count]) == expected.get(count, {"redundancy"})
+    for k in range(num_modalities):
+        assert zeros[data.truth == f"unique:m{k + 1}", k].all()
+    assert PlantedConfig(kind="and", num_modalities=num_modalities).whole == "synergy"
+
+
 CLASS_KINDS = ["unique:m1", "redundancy", "xor", "and", "parity", "mixture", "additive"]
 
 
