@@ -126,7 +126,7 @@ def _model_config(config: ReleasedConfig, dimensions: Dimensions, encoders: Mapp
         dropout=0.0,
         missing="reject",
         reweighting=ReweightingConfig(
-            hidden_dim=dimensions.hidden_dim_rw or 1, num_layers=dimensions.num_layer_rw, temperature=config.temperature_rw
+            hidden_dim=dimensions.hidden_dim_rw or 1, num_layers=dimensions.num_layer_rw, temperature=config.temperature_rw or 1.0
         ),
         encoders={name: encoder.options for name, encoder in encoders.items()},
     )

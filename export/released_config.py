@@ -32,10 +32,10 @@ class ReleasedConfig(Config):
 
     modalities: dict[ModalityName, Annotated[Sizes | None, BeforeValidator(_as_sizes)]] = Field(min_length=2)  # in expert order
     num_heads: PositiveInt | None = None  # required, except for InterpretCC, which has no attention
-    temperature_rw: float = Field(default=1.0, gt=0)
-    tau: float = Field(default=1.0, gt=0)  # InterpretCC: temperature, threshold and kind of its gates
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    hard: bool = True
+    temperature_rw: float | None = Field(default=None, gt=0)  # required: the scripts' differ; a wrong one is a wrong mixture
+    tau: float | None = Field(default=None, gt=0)  # required for InterpretCC: temperature, threshold and kind of its gates
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    hard: bool | None = None
     multilabel: bool = False
     name: str = Field(default="released-i2moe", pattern=NAME_PATTERN)
     version: str = "1.0.0"

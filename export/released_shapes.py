@@ -65,6 +65,9 @@ def _dimensions(fusion: str, weights: State, num_modalities: int) -> Dimensions:
     )
 
 
+_UNTOLD = {"interpretcc": ("tau", "threshold", "hard")}  # what weights leave open; of all others the number of heads
+
+
 def check_claims(config: ReleasedConfig, dimensions: Dimensions) -> None:
     """Whatever config.json says of the dimensions must be so, and what they leave open must be there. Raises `ExportError`."""
     found = asdict(dimensions)
@@ -74,7 +77,7 @@ def check_claims(config: ReleasedConfig, dimensions: Dimensions) -> None:
         for name, claim in claims.items()
         if None not in (claim, found[name]) and claim != found[name]
     ]
-    if config.num_heads is None and dimensions.fusion != "interpretcc":
-        problems.append("num_heads: is required, since weights do not tell it")
+    untold = ("temperature_rw", *_UNTOLD.get(dimensions.fusion, ("num_heads",)))
+    problems += [f"{name}: is required, since weights do not tell it" for name in untold if getattr(config, name) is None]
     if problems:
         raise ExportError("; ".join(problems))

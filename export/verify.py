@@ -18,7 +18,8 @@ from service.bundle.schema import CategoricalFeature, CodesFeature, Feature, Fea
 from training.inference import predict
 from training.model.mixture import I2MoE
 
-# float32 sums in another order: both sides agree to about 1e-6, a real difference is larger than this.
+# float32 sums in another order: both sides agree to about 1e-6, a real difference is larger than this. Of numbers above 1,
+# such as a regression's in the target's own unit, it is a share: float32 holds seven digits, whatever the unit.
 ATOL = 1e-5
 BATCH_SIZES = (1, 2, 7, 64)
 _ALWAYS, _MAX_CELLS = 7, 1 << 24  # larger batches of volumes would fill the memory and prove nothing more
@@ -26,6 +27,7 @@ MISSING_RATES = (0.1, 0.5, 0.9)
 _BEYOND = 0.25  # how far numbers reach beyond the range seen in training, as a share of that range
 _CODE_RATE = 0.05
 
+Floats = NDArray[np.floating]
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -97,15 +99,21 @@ def _compare(case: Case, wanted: Output, found: Output, atol: float) -> tuple[fl
         if expected.shape != actual.shape:
             failures.append(f"{case.name}: {name} has shape {actual.shape}, expected {expected.shape}")
             continue
-        difference = float(np.abs(expected - actual).max())
+        difference = _largest(expected, actual)
         worst = max(worst, difference)
         if not difference <= atol:  # NaN is a failure too
             failures.append(f"{case.name}: {name} differs by {difference:.2g}")
     mixed = np.einsum("be,bec->bc", found.expert_weights, found.expert_logits)
-    gap = float(np.abs(mixed - found.logits).max())
+    gap = _largest(mixed, found.logits, np.abs(found.expert_logits).max(axis=1))
     if not gap <= atol:
         failures.append(f"{case.name}: weighted expert logits differ from logits by {gap:.2g}")
     return worst, failures
+
+
+def _largest(expected: Floats, actual: Floats, magnitude: Floats | None = None) -> float:
+    """The largest difference, as a share of `magnitude` (of what is expected if not given) where that is above 1."""
+    scale = np.maximum(1.0, np.abs(expected) if magnitude is None else magnitude)
+    return float((np.abs(expected - actual) / scale).max())
 
 
 def verify(predictor: Predictor, model: I2MoE, schema: FeatureSchema, *, atol: float = ATOL) -> Parity:

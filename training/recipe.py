@@ -13,9 +13,10 @@ from training.config import Config
 from training.data.config import DataConfig
 from training.errors import RecipeError
 from training.model.build import ModelConfig
-from training.objectives.config import ObjectiveConfig
+from training.objectives.config import FOREIGN_KEYS, ObjectiveConfig
 from training.train_config import TrainConfig
 
+RECIPE_FILE = "recipe.json"  # in a run folder
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -32,6 +33,14 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     model_card: ModelCard = NOT_STATED
+
+    @model_validator(mode="after")
+    def _nothing_is_released(self) -> "Recipe":
+        options = {"fusion_options": self.model.fusion_options} | {f"encoders.{k}": v for k, v in self.model.encoders.items()}
+        for place, values in options.items():
+            if named := [name for name, value in values.items() if value == "released"]:
+                raise ValueError(f"model.{place}.{named[0]} = released is for imported checkpoints, whose weights fit no other")
+        return self
 
     @model_validator(mode="after")
     def _experts_fit_the_objective(self) -> "Recipe":
@@ -55,6 +64,9 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: is not valid TOML: {error}") from error
+    overrides = list(overrides)
+    if any(override.partition("=")[0].strip() == "objective.kind" for override in overrides):
+        _forget_foreign(document, overrides)
     for override in overrides:
         _apply(document, override)
     return parse_recipe(document, str(path))
@@ -67,6 +79,14 @@ def parse_recipe(document: Mapping[str, Any], name: str) -> Recipe:
         return Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{name}: {sentence(problem)}" for problem in error.errors(include_url=False))) from None
+
+
+def read_recipe(run: Path) -> Recipe | None:
+    """The recipe that a run folder was made with; None where there is none that this version understands."""
+    try:
+        return Recipe.model_validate_json((run / RECIPE_FILE).read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        return None
 
 
 def sentence(problem: Any) -> str:
@@ -101,6 +121,17 @@ def _apply(document: dict[str, Any], override: str) -> None:
         set_value(document, key, _toml_value(text))
     except RecipeError as error:
         raise RecipeError(f"--set {override}: {error}") from None
+
+
+def _forget_foreign(document: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Drop what the file says for the kind of objective that an override replaces."""
+    told: dict[str, Any] = {}
+    for override in overrides:
+        _apply(told, override)
+    objective = document.get("objective")
+    if isinstance(objective, dict):
+        for name in FOREIGN_KEYS.get(str(told["objective"]["kind"]), ()):
+            objective.pop(name, None)
 
 
 def _toml_value(text: str) -> Any:

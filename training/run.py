@@ -32,14 +32,12 @@ from training.model.mixture import I2MoE
 from training.objectives.config import ObjectiveConfig
 from training.objectives.paper import PaperObjective
 from training.progress import show_progress
-from training.recipe import Recipe
+from training.recipe import RECIPE_FILE, Recipe
 from training.reference import reference, typical_record
 from training.report import write_report
 from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
-
-RECIPE_FILE = "recipe.json"
 
 
 def class_weights(config: ObjectiveConfig, task: Task, target: NDArray[Any]) -> Tensor | None:

@@ -25,13 +25,15 @@ import numpy as np
 import torch
 
 from training.checkpoint import METRICS_FILE
-from training.errors import RecipeError
+from training.errors import RecipeError, RunError
 from training.evaluation import read_metrics
 from training.files import write_text
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, load_recipe, read_recipe
 
 TABLE_CSV, TABLE_HTML = "table.csv", "table.html"
 VARIANT = "variant"  # the column of named variants
+_OUTER_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not one inside an array or a table
+_SEED = "train.seed"
 _SPLIT = "test"
 _STYLE = "body{font:14px sans-serif;margin:2em}td,th{padding:.3em .7em;border-bottom:1px solid #ccc;text-align:right}"
 
@@ -61,10 +63,11 @@ def parse_grid(vary: Sequence[str], variants: Sequence[Setting] = ()) -> list[Se
     keys = []
     for argument in vary:
         key, separator, values = (part.strip() for part in argument.partition("="))
-        if not separator or not all(value.strip() for value in values.split(",")):
+        texts = [text.strip() for text in _OUTER_COMMA.split(values)]
+        if not separator or not all(texts):
             raise RecipeError(f"--vary {argument}: expected section.key=value,value,...")
         keys.append(key)
-        axes.append([Setting(((key, value.strip()),), (f"{key}={value.strip()}",)) for value in values.split(",")])
+        axes.append([Setting(((key, text),), (f"{key}={text}",)) for text in texts])
     if len(set(keys)) < len(keys):
         raise RecipeError(f"--vary names a key twice: {', '.join(sorted(k for k in set(keys) if keys.count(k) > 1))}")
     return [functools.reduce(operator.add, combination) for combination in itertools.product(*axes)]
@@ -109,7 +112,15 @@ def parse_seeds(text: str) -> list[int]:
 def runs(
     recipe: Path, grid: Sequence[Setting], seeds: Sequence[int], out: Path, overrides: Sequence[str]
 ) -> list[tuple[Setting, Recipe, Path]]:
-    """Every run of the sweep with its recipe and folder, all recipes checked, every setting's first seed before any second."""
+    """Every run of the sweep with its recipe and folder, all recipes checked, every setting's first seed before any second.
+
+    Raises `RecipeError`, also where a setting sets the seed or two settings would share a folder.
+    """
+    if any(override.partition("=")[0].strip() == _SEED for setting in grid for override in setting.overrides):
+        raise RecipeError(f"{_SEED}: is varied by --seeds alone")
+    folders = [setting.folder(0) for setting in grid]
+    if shared := sorted({folder for folder in folders if folders.count(folder) > 1}):
+        raise RecipeError(f"two settings would share the folder {shared[0]}: give them names that differ in letters or digits")
     cells = [(setting, seed) for seed in seeds for setting in grid]
     return [
         (setting, load_recipe(recipe, [*overrides, *setting.overrides, f"train.seed={seed}"]), out / setting.folder(seed))
@@ -133,7 +144,7 @@ def sweep(
     with more than one job it runs in processes of its own and must be importable.
     """
     planned = runs(recipe, grid, seeds, out, overrides)
-    wanted = [(one, recipe.parent.absolute(), folder) for _, one, folder in planned if not (folder / METRICS_FILE).exists()]
+    wanted = [(one, recipe.parent.absolute(), folder) for _, one, folder in planned if not is_finished(one, folder)]
     if jobs == 1:
         for arguments in wanted:
             fit(*arguments)
@@ -147,6 +158,15 @@ def sweep(
     write_text(_csv(rows), out / TABLE_CSV)
     write_text(_html(rows, load_recipe(recipe, overrides).name), out / TABLE_HTML)
     return out / TABLE_CSV
+
+
+def is_finished(recipe: Recipe, run: Path) -> bool:
+    """Whether the folder holds a finished run of this very recipe. Raises `RunError` where it is another's."""
+    if not (run / METRICS_FILE).exists():
+        return False
+    if read_recipe(run) != recipe:
+        raise RunError(f"{run}: holds a finished run of another recipe; choose another folder for the sweep, or remove that one")
+    return True
 
 
 def side_by_side(function: Callable[..., object], calls: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[int]:

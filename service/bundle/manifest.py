@@ -183,7 +183,10 @@ class ModelCard(_Part):
 
 
 class Parity(_Part):
-    """How close the graph is to the trained model, over `cases` compared batches."""
+    """How close the graph is to the trained model, over `cases` compared batches.
+
+    Differences are absolute for numbers up to 1 and shares of larger ones.
+    """
 
     atol: float
     max_abs_diff: float

@@ -88,6 +88,7 @@ def test_a_wrong_configuration_is_told_by_its_keys(shared_data: Path, tmp_path: 
      ({"modalities": {"lab": 20, "note": 33}}, r"the configuration names \['lab', 'note'\]"),
      ({"modalities": {"lab": 24, "note": 33, "code": 17}}, "encoder lab: expected 17 to 20 columns, .* found 24"),
      ({"modalities": {"lab": 20, "note": 33, "code": None}}, "encoder code: expected columns under modalities of config.json"),
+     ({"temperature_rw": None}, "temperature_rw: is required, since weights do not tell it"),
      ({"num_heads": None}, "num_heads: is required, since weights do not tell it"),
      ({"fusion": "moepp"}, "fusion: expected transformer, as the weights have it, found moepp"),
      ({"hidden_dim": 64}, "hidden_dim: expected 32, as the weights have it, found 64"),
@@ -150,7 +151,9 @@ def test_unknown_and_absent_weights_are_told(tmp_path: Path, keys: list[str], to
     path = tmp_path / "x.pth"
     torch.save({"ensemble_model": {key: torch.zeros(1) for key in keys}, "encoder_dict": {"lab": {}, "note": {}}}, path)
     with pytest.raises(ExportError, match=told) as error:
-        load_released(path, ReleasedConfig.model_validate({"modalities": {"lab": 1, "note": 1}, "num_heads": 1}))
+        load_released(
+            path, ReleasedConfig.model_validate({"modalities": {"lab": 1, "note": 1}, "num_heads": 1, "temperature_rw": 1})
+        )
     assert str(error.value).startswith(f"{path}: does not fit the configuration: ")
 
 
@@ -173,7 +176,7 @@ def encoder_states(model: I2MoE, names: Iterable[str]) -> dict[str, dict[str, to
 
 BACKBONES: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {  # our options, patches, what config.json must say
     "switchgate": ({"num_experts": 4, "residual": "released"}, 4, {"num_heads": 2}),
-    "interpretcc": ({"tau": 0.7, "threshold": 0.6}, 1, {"tau": 0.7, "threshold": 0.6}),
+    "interpretcc": ({"tau": 0.7, "threshold": 0.6}, 1, {"tau": 0.7, "threshold": 0.6, "hard": True}),
 }
 
 
@@ -192,9 +195,11 @@ def test_the_other_backbones_are_read_by_their_released_names(tmp_path: Path, fu
 
 
 def test_an_ordinary_config_json_is_short(shared_data: Path, tmp_path: Path) -> None:
-    """Modalities and heads are enough: backbone and dimensions are read off the weights, and told in the provenance."""
+    """Modalities, heads and temperature are enough: backbone and dimensions are read off the weights and told."""
     golden = shared_data / "golden" / "transformer_mimic"
-    (tmp_path / "config.json").write_text(json.dumps({"modalities": {"lab": 20, "note": 33, "code": 17}, "num_heads": 4}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"modalities": {"lab": 20, "note": 33, "code": 17}, "num_heads": 4, "temperature_rw": 1.0})
+    )
     material = released_material(golden / "checkpoint.pth", tmp_path / "config.json")
     expected = np.load(golden / "expected.npz")
     arrays = {name: expected[f"input_{name}"].astype(np.float32) for name in material.schema.names}
@@ -212,6 +217,8 @@ def test_statistics_of_batch_normalisation_must_be_there(tmp_path: Path) -> None
     states = {name: patched("maxout", 4, HIDDEN_DIM).state for name in ("language", "img")}
     del states["img"]["0.op2.0.running_var"]
     checkpoint = save(tmp_path / "x.pth", model, "transformer", states)
-    config = ReleasedConfig.model_validate({"modalities": {"language": None, "img": None}, "num_heads": 2, "multilabel": True})
+    config = ReleasedConfig.model_validate(
+        {"modalities": {"language": None, "img": None}, "num_heads": 2, "multilabel": True, "temperature_rw": 2.0}
+    )
     with pytest.raises(ExportError, match=r"Missing key.* \"encoders\.1\.encoder\.op2\.0\.running_var\""):
         load_released(checkpoint, config)

@@ -169,7 +169,13 @@ def test_interpretcc_checkpoints_have_one_token_per_modality(tmp_path: Path) -> 
     kinds = {"image": "cnn3d", "vision": "gru", "language": "maxout", "lab": "mlp"}
     model = small_model("interpretcc", kinds, "binary", 2, num_patches=1, tau=0.7, threshold=0.6)
     encoders = {name: unpatched(kind, HIDDEN_DIM) for name, kind in kinds.items()}
-    config = {"modalities": {k: v.told for k, v in encoders.items()}, "temperature_rw": 1.5, "tau": 0.7, "threshold": 0.6}
+    config = {
+        "modalities": {k: v.told for k, v in encoders.items()},
+        "temperature_rw": 1.5,
+        "tau": 0.7,
+        "threshold": 0.6,
+        "hard": True,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = save(tmp_path / "x.pth", model, "interpretcc", {k: v.state for k, v in encoders.items()})
     released = load_released(checkpoint, load_released_config(tmp_path / "config.json"))

@@ -5,6 +5,7 @@ import torch
 from export.errors import ParityError
 from export.verify import BATCH_SIZES, MISSING_RATES, Case, cases, draw_rows, hide, verify
 from service.bundle.features import TextFeature
+from service.bundle.manifest import TaskInfo
 from service.bundle.output import Output
 from service.bundle.schema import FeatureSchema, Modality
 from tests.training import small_model
@@ -12,6 +13,7 @@ from training.inference import predict
 from training.model.mixture import I2MoE
 
 SCHEMA = small_model.schema()
+REGRESSION = TaskInfo(kind="regression", labels=("days",), outcome="days in hospital", training_mean=50_000.0)
 
 
 class TorchPredictor:
@@ -112,3 +114,15 @@ def test_another_models_answers_fail() -> None:
         other.calibration.bias.add_(torch.tensor([0.01, -0.01]))
     with pytest.raises(ParityError):
         verify(TorchPredictor(other), model, SCHEMA)  # type: ignore[arg-type]
+
+
+def test_large_numbers_are_compared_by_their_digits() -> None:
+    """A regression in units of thousands: float32's own rounding passes, a difference in the fifth digit does not."""
+    model = small_model.model(task=REGRESSION)
+    assert model.units is not None
+    model.units.fit(torch.tensor([20_000.0, 80_000.0]))
+    last_bit = TorchPredictor(model, lambda parts: parts | {"logits": np.nextafter(parts["logits"], np.float32(np.inf))})
+    assert verify(last_bit, model, SCHEMA).max_abs_diff < 1e-6  # type: ignore[arg-type]
+    wrong = TorchPredictor(model, lambda parts: parts | {"prediction": parts["prediction"] * np.float32(1.0001)})
+    with pytest.raises(ParityError, match="prediction differs by"):
+        verify(wrong, model, SCHEMA)  # type: ignore[arg-type]

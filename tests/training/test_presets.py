@@ -11,11 +11,12 @@ from service.bundle.manifest import ModelCard, TaskInfo
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.data import adni, enrico, mimic_iv_processed, mmimdb, mosi
 from training.data.source import load_source
-from training.errors import DataError
+from training.errors import DataError, RecipeError
 from training.model.build import ModelConfig, build_model
 from training.model.mixture import I2MoE
 from training.objectives.config import ObjectiveConfig
 from training.recipe import load_recipe
+from training.tasks import make_task
 
 RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 BACKBONES = ("interpretcc", "moepp", "switchgate", "transformer")
@@ -96,9 +97,21 @@ def test_the_comments_on_published_parameter_counts_are_right(data_set: str, cha
 
 @pytest.mark.parametrize(("data_set", "backbone"), PRESETS)
 def test_a_preset_is_a_recipe(data_set: str, backbone: str) -> None:
-    """Every preset is read by the loader that `python -m training fit` uses, without one unknown key."""
+    """Every preset is read by the loader that `python -m training fit` uses, and chooses epochs by a metric of its task."""
     recipe = load_recipe(RECIPES / data_set / f"{backbone}.toml")
     assert recipe.model.fusion == backbone
+    labels = recipe.data.labels or (LABELS[data_set] if isinstance(LABELS[data_set], list) else ("no", "yes"))
+    task = make_task(TaskInfo(kind=recipe.data.task, labels=tuple(labels), outcome=recipe.data.outcome))
+    assert task.selection(recipe.train.selection) == recipe.train.selection
+
+
+@pytest.mark.parametrize(("data_set", "backbone"), PRESETS)
+def test_a_preset_may_have_the_other_objective(data_set: str, backbone: str) -> None:
+    """`--set objective.kind=decomposition` drops what the file says for the published objective alone."""
+    recipe = load_recipe(RECIPES / data_set / f"{backbone}.toml", ["objective.kind=decomposition"])
+    assert recipe.objective.kind == "decomposition"
+    with pytest.raises(RecipeError, match="interaction_weight is not for kind = decomposition"):
+        load_recipe(RECIPES / data_set / f"{backbone}.toml", ["objective.kind=decomposition", "objective.interaction_weight=0.2"])
 
 
 def test_a_preset_without_its_data_says_where_they_belong() -> None:

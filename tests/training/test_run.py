@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.bundle.manifest import TaskInfo
 from tests.training import small_model
 from tests.training.small_data import ALL_MODALITIES, recipe, write_data
 from training.checkpoint import load_checkpoint
@@ -13,6 +14,7 @@ from training.data.dataset import load_dataset
 from training.errors import DataError, RecipeError, RunError, TrainingError
 from training.inference import predict
 from training.objectives.config import ObjectiveConfig
+from training.recipe import load_recipe
 from training.run import class_weights, fit
 from training.tasks import make_task
 
@@ -118,3 +120,27 @@ def test_class_weights() -> None:
     assert balanced is not None
     np.testing.assert_allclose(balanced, [4 / 6, 2.0])
     assert balanced[torch.from_numpy(target)].mean().item() == pytest.approx(1.0)
+
+
+def test_balanced_weights_of_several_labels() -> None:
+    """Rows without a label per row with it, so that both weigh the same over all rows; a label of no row has a number too."""
+    target = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]], np.float32)
+    task = make_task(TaskInfo(kind="multilabel", labels=("a", "b", "c"), outcome="labels"))
+    np.testing.assert_allclose(task.balanced_weights(target), [3.0, 1 / 3, 8.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0], [-1.0, 1.0]])
+def test_a_class_must_weigh_something(weights: list[float]) -> None:
+    """A batch of rows that weigh nothing has no loss."""
+    with pytest.raises(RecipeError, match=r"class_weights.*0: Input should be greater than 0"):
+        load_recipe(Path("training/recipes/support2.toml"), [f"objective.class_weights={weights}"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ['model.encoders.labs={kind="gru", compat="released"}', 'model.fusion_options={residual="released"}'],
+)
+def test_the_released_forward_is_for_imported_checkpoints(override: str) -> None:
+    """Training it anew would repeat the released code's bugs."""
+    with pytest.raises(RecipeError, match="= released is for imported checkpoints"):
+        load_recipe(Path("training/recipes/support2.toml"), [override])

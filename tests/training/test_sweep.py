@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import RecipeError
-from training.recipe import Recipe
+from training.errors import RecipeError, RunError
+from training.recipe import RECIPE_FILE, Recipe
 from training.sweep import Setting, parse_grid, parse_seeds, read_variants, runs, sweep
 
 RECIPE = Path("training/recipes/support2.toml")
@@ -26,6 +26,7 @@ class CountingFit:
         weight, seed = recipe.objective.interaction_weight, recipe.train.seed
         self.ran.append((weight, seed))
         out.mkdir(parents=True)
+        (out / RECIPE_FILE).write_text(recipe.model_dump_json())
         metrics = {"auroc": {"value": 0.5 + weight + 0.1 * seed}}
         (out / "metrics.json").write_text(json.dumps({"splits": {"test": {"metrics": metrics}}}))
 
@@ -101,12 +102,12 @@ def test_a_file_of_variants_that_cannot_be_used_is_told(tmp_path: Path, text: st
         read_variants(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("name", ["backbones", "baselines", "ablations"])
+@pytest.mark.parametrize("name", ["backbones", "baselines", "ablations", "objectives"])
 def test_the_shipped_variants_are_recipes(name: str) -> None:
     """Every one is a valid recipe, and no two of a file are the same."""
     settings = read_variants(RECIPE.parent / "variants" / f"{name}.toml")
     recipes = {recipe.model_dump_json() for _, recipe, _ in runs(RECIPE, settings, [0], Path("out"), [])}
-    assert len(recipes) == len(settings) > 2
+    assert len(recipes) == len(settings) >= 2
 
 
 def test_seeds_may_be_ranges() -> None:
@@ -147,6 +148,33 @@ def test_nothing_starts_when_one_setting_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"interaction_weight"):
         sweep(RECIPE, parse_grid(["objective.interaction_weight=0.1,-1"]), [0], tmp_path, fit)
     assert fit.ran == []
+
+
+def test_finished_runs_of_another_recipe_are_not_taken_for_these(tmp_path: Path) -> None:
+    """The same folder with another number of epochs is refused: a table must not mix budgets."""
+    grid = parse_grid(["objective.interaction_weight=0.1"])
+    sweep(RECIPE, grid, [0], tmp_path, CountingFit(), overrides=["train.epochs=2"])
+    with pytest.raises(RunError, match="holds a finished run of another recipe"):
+        sweep(RECIPE, grid, [0], tmp_path, CountingFit(), overrides=["train.epochs=3"])
+
+
+def test_seeds_are_no_axis() -> None:
+    """--seeds sets the seed of every run, so that varying it too would name runs by seeds they do not have."""
+    with pytest.raises(RecipeError, match=r"train\.seed: is varied by --seeds alone"):
+        runs(RECIPE, parse_grid(["train.seed=5,6"]), [0], Path("out"), [])
+
+
+def test_settings_that_would_share_a_folder_are_refused() -> None:
+    """Names that differ only in characters that folders do not keep."""
+    grid = [Setting((("variant", name),), ()) for name in ("a b", "a/b")]
+    with pytest.raises(RecipeError, match="share the folder a-b_seed-0"):
+        runs(RECIPE, grid, [0], Path("out"), [])
+
+
+def test_commas_within_brackets_belong_to_a_value() -> None:
+    """Two lists of class weights are two values."""
+    grid = parse_grid(["objective.class_weights=[1,2],[2, 3.5]"])
+    assert [setting.overrides for setting in grid] == [("objective.class_weights=[1,2]",), ("objective.class_weights=[2, 3.5]",)]
 
 
 @pytest.mark.slow

@@ -55,10 +55,18 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     columns = {m: {name: _kept(column, usable) for name, column in features.items()} for m, features in columns.items()}
     target = read_target(frame, config)
     splits = split_rows(frame, target.strata, config.split, group=config.group, seed=seed)
+    _check_labels_vary(target.values, splits)
     task = target.task_info(config, splits["train"])
     schema = fit_schema(columns, config.modalities, splits["train"], missing)
     arrays = encode_columns(schema, columns, frame.height)
     return Dataset(schema, task, arrays, target.values, splits, (*source.notes, *notes), target.classes, columns)
+
+
+def _check_labels_vary(target: NDArray[Any], splits: Mapping[str, Rows]) -> None:
+    """Of several labels at least one must be there in some rows of every split and not in others: else no metric is defined."""
+    for name, rows in splits.items():
+        if target.ndim > 1 and not (np.ptp(target[rows], axis=0) > 0).any():
+            raise DataError(f"split: in {name} ({len(rows)} rows) no label is there in some rows and not in others")
 
 
 def _kept(column: Column, usable: NDArray[np.bool_]) -> Column:

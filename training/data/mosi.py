@@ -5,8 +5,9 @@ Layout of the folder: mosi_data.pkl with {"train" | "valid" | "test": {"vision" 
 
 The frame has two labels: "sentiment", the score, for regression, and "positive", whether it is above 0, for a binary task.
 Differences from the released loader: the pickle is read without running it, and NaN and infinity are missing values (released:
-0, and the largest float for infinity). Padding steps stay zeros, since
-nothing in the file tells them from values.
+0, and the largest float for infinity), and sequences begin with their first spoken word: the file pads in front, up to the
+first step whose text is not zeros (as its authors' own reader has it), and that padding is moved behind, where it ends a
+sequence instead of delaying it. Padding stays zeros, since nothing in the file tells it from values.
 """
 
 from collections.abc import Mapping
@@ -46,10 +47,23 @@ def read(root: Path) -> ReleasedData:
     splits = [split for part, split in zip(parts, SPLITS, strict=True) for _ in part["id"]]
     kept = np.flatnonzero((joined["text"] != 0).any(axis=(1, 2)))
     frame = _frame({name: joined[name][kept] for name in ("labels", "id")}, [splits[row] for row in kept], path)
-    arrays, infinite = without_infinities({name: joined[name][kept] for name in MODALITIES})
+    arrays, infinite = without_infinities(_from_the_first_word({name: joined[name][kept] for name in MODALITIES}))
     num_dropped = len(splits) - len(kept)
     dropped = (f"{num_dropped} of {len(splits)} rows dropped: their text is all zeros",) if num_dropped else ()
     return ReleasedData(frame, arrays, (*dropped, *_unlike_the_paper(arrays), *infinite))
+
+
+def _from_the_first_word(sequences: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Sequences (N, T, F) with the steps before the first whose text is not zeros moved behind the others.
+
+    Modalities are aligned step by step; those of another length than the text stay as they are.
+    """
+    is_word_NT = (sequences["text"] != 0).any(axis=2)
+    steps_NT = (is_word_NT.argmax(axis=1)[:, None] + np.arange(is_word_NT.shape[1])) % is_word_NT.shape[1]
+    return {
+        name: np.take_along_axis(array_NTF, steps_NT[:, :, None], axis=1) if array_NTF.shape[:2] == steps_NT.shape else array_NTF
+        for name, array_NTF in sequences.items()
+    }
 
 
 def _unlike_the_paper(arrays: Mapping[str, RowArray]) -> tuple[str, ...]:

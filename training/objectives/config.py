@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from training.config import Config
 
@@ -19,7 +19,10 @@ class DecompositionConfig(Config):
     max_dropout: float = Field(default=0.1, ge=0, lt=1)  # in the experts while they learn their parts
 
 
-_PAPER_ALONE = ("interaction_weight", "masking", "regression_losses", "on", "num_perturbed")
+FOREIGN_KEYS = {  # by kind, the keys of the other
+    "decomposition": ("interaction_weight", "masking", "regression_losses", "on", "num_perturbed"),
+    "paper": ("decomposition",),
+}
 
 
 class ObjectiveConfig(Config):
@@ -31,7 +34,7 @@ class ObjectiveConfig(Config):
     kind: Literal["paper", "decomposition"] = "paper"
     interaction_weight: float = Field(default=0.01, ge=0)  # lambda_int of the paper; 0 trains without interaction losses
     masking: Literal["random", "mean", "zero"] = "random"
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # "balanced": inverse training frequencies
+    class_weights: Literal["balanced"] | tuple[PositiveFloat, ...] | None = None  # "balanced": by training frequencies
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     regression_losses: Literal["bounded", "released"] = "bounded"  # regression: which interaction losses
     on: Literal["logits", "latents"] = "logits"  # what the interaction losses compare; latents: an ablation, with live gradient
@@ -41,8 +44,7 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _keys_belong_to_the_kind(self) -> "ObjectiveConfig":
-        foreign = _PAPER_ALONE if self.kind == "decomposition" else ("decomposition",)
-        for name in foreign:
+        for name in FOREIGN_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is not for kind = {self.kind}: leave it out")
         return self

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.tasks import metrics as m
-from training.tasks.base import SMALLEST_WEIGHT, Task, frequencies_to_weights, log_counts
+from training.tasks.base import SMALLEST_WEIGHT, Task, log_counts
 
 
 class Multilabel(Task):
@@ -35,8 +35,9 @@ class Multilabel(Task):
         return bool(((target_N == 1).any(axis=0) & (target_N == 0).any(axis=0)).any())
 
     def balanced_weights(self, target_N: NDArray[Any]) -> Tensor:
-        """Inverse training frequencies of the labels (C,)."""
-        return frequencies_to_weights(target_N.sum(axis=0), len(target_N))
+        """Rows without a label per row with it (C,): its presence and its absence then weigh the same over all rows."""
+        present_C = target_N.sum(axis=0)
+        return (log_counts(len(target_N) - present_C) - log_counts(present_C)).exp()
 
     def base_rate(self, target_N: NDArray[Any], class_weights_C: Tensor | None) -> Tensor:
         """Log odds of the labels, times what their presence weighs."""

@@ -356,3 +356,12 @@ def test_a_label_that_is_no_category_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="label outcome: must be a") as error:
         load(tmp_path, {"data.path": "dated.parquet"})
     assert "2020" not in str(error.value)
+
+
+def test_labels_that_never_vary_are_told(tmp_path: Path) -> None:
+    """Several labels, each the same in all rows: no metric would be defined."""
+    num_rows = small_table().height
+    changed_table(tmp_path, one=[1] * num_rows, none=[0] * num_rows)
+    changes = {"data.label": ["one", "none"], "data.task": "multilabel", "data.labels": []}
+    with pytest.raises(DataError, match="no label is there in some rows and not in others"):
+        load(tmp_path, changes)

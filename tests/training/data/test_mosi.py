@@ -225,3 +225,16 @@ def test_damaged_and_forged_pickles_are_one_line(tmp_path: Path, content: bytes)
     with pytest.raises(DataError, match=mosi.FILE) as error:
         mosi.read(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_padding_in_front_is_moved_behind(tmp_path: Path) -> None:
+    """A sequence begins with its first word in every modality, aligned as it was; nothing else moves."""
+    content = document()
+    for name in mosi.MODALITIES:
+        content["train"][name][2, :30] = 0
+    content["train"]["vision"][2, 30] = 0  # silent, but not padding: there is a word
+    data = mosi.read(write(tmp_path, content))
+    for name, array in data.arrays.items():
+        np.testing.assert_array_equal(array[2, :20], content["train"][name][2, 30:])
+        assert (array[2, 20:] == 0).all()
+        np.testing.assert_array_equal(array[3], content["train"][name][3])
