@@ -153,7 +153,10 @@ def finish(
 
     In metrics.json "history" are the epochs of the first stage, and "stages" by name those of the others, if there are any.
     """
-    evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
+    evaluations = {
+        split: evaluate_rows(checkpoint, *dataset.part(split), split, with_validity=split == "test")
+        for split in ("validation", "test")
+    }
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
     experts = checkpoint.model.roles
