@@ -38,6 +38,7 @@ from training.report import write_report
 from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
+from training.validity.rows_file import explained_rows, save_rows
 
 RECIPE_FILE = "recipe.json"
 
@@ -173,6 +174,8 @@ def finish(
     }
     save_checkpoint(checkpoint, out)
     write_metrics(document, out / METRICS_FILE)
+    if (test := evaluations["test"]).validity is not None:
+        save_rows(explained_rows(test.output, test.target, dataset.splits["test"], checkpoint.task), out)
     write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
     remove_states(out)
     return evaluations

@@ -6,7 +6,7 @@ the prediction lies. Shape suffixes: S coalitions, N rows, E experts, C outputs.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.explanation import explain, margins
-from service.bundle.manifest import CalibrationInfo, TaskInfo
+from service.bundle.manifest import CalibrationInfo, ExpertInfo, TaskInfo
 from service.bundle.output import Output
 from service.bundle.validity import ExplanationValidity
 from training.checkpoint import Checkpoint
@@ -99,12 +99,17 @@ def _modality_figures(
     workers = checkpoint.recipe.train.workers
     logits_SNC = coalition_logits(checkpoint.model, checkpoint.schema, arrays, background, workers=workers)
     values_SN = coalition_values(logits_SNC, rows, checkpoint.task)
-    return compare(values_SN, rows.contribution, checkpoint, checkpoint.recipe.validity)
+    return compare(values_SN, rows.contribution, checkpoint.model.roles, checkpoint.schema.names, checkpoint.recipe.validity)
 
 
-def compare(values_SN: Floats, contribution_NE: Floats, checkpoint: Checkpoint, config: ValidityConfig) -> Figures:
+def compare(
+    values_SN: Floats,
+    contribution_NE: Floats,
+    experts: Sequence[ExpertInfo],
+    modalities: Sequence[str],
+    config: ValidityConfig,
+) -> Figures:
     """Contributions (N, E) against the games (S, N)."""
-    experts, modalities = checkpoint.model.roles, checkpoint.schema.names
 
     def estimator(columns_NK: Floats, function: Any) -> Any:
         return estimate(columns_NK, function, count=config.num_bootstraps, seed=config.seed)
