@@ -2,7 +2,8 @@
 
 What is explained is what the service explains: every row's predicted label. Values of coalitions are margins towards it, by
 the formula of contributions (`service.bundle.explanation`); for regression towards the side of the training mean on which
-the prediction lies. Shape suffixes: S coalitions, N rows, E experts, C outputs.
+the prediction lies. Shape suffixes: S coalitions, N rows, n modalities, P patches,
+D hidden, G stand-ins, E experts, C outputs.
 """
 
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from service.bundle.explanation import explain, margins
 from service.bundle.manifest import CalibrationInfo, ExpertInfo, TaskInfo
@@ -21,12 +23,13 @@ from training.checkpoint import Checkpoint
 from training.data.rows import RowArray, take
 from training.validity.agreement import interaction_figures, shapley_agreement
 from training.validity.attribution import attribute, sum_of
-from training.validity.coalitions import MAX_MODALITIES, coalition_logits
+from training.validity.coalitions import MAX_MODALITIES, coalition_logits, stand_ins
 from training.validity.config import ValidityConfig
 from training.validity.estimates import Floats, estimate
 from training.validity.orders import Estimator, order_figures, rank_modalities
 from training.validity.randomised import random_contributions, randomised_figures
 from training.validity.resampled import resampled_figures
+from training.validity.tokens import asking, embed_rows
 
 Figures = dict[str, Any]  # fields of `ExplanationValidity`
 
@@ -56,13 +59,16 @@ def judge(
     background = draw(generator, len(chosen), config.num_background)
     looked_at = {name: take(array, chosen) for name, array in arrays.items()}
     rows = explained(output.rows(chosen), checkpoint.task, calibration)
-    figures = _modality_figures(checkpoint, looked_at, background, rows)
-    random = [rows.direction[:, None] * c for c in random_contributions(checkpoint, looked_at, rows.label, config)]
+    with asking(checkpoint.model):
+        tokens_NnPD = embed_rows(checkpoint.model, checkpoint.schema, looked_at, workers=checkpoint.recipe.train.workers)
+        figures = _modality_figures(checkpoint, tokens_NnPD, background, rows)
+        random = random_contributions(checkpoint, tokens_NnPD, rows.label, config)
+        randomised = randomised_figures(rows.contribution, (rows.direction[:, None] * found_NE for found_NE in random))
     return ExplanationValidity(
         split=split,
         num_rows=len(chosen),
         hidden_by="learned token" if checkpoint.schema.missing == "learned" else "other rows",
-        randomised=randomised_figures(rows.contribution, random),
+        randomised=randomised,
         resampled=resampled_figures(explain(output, checkpoint.task, calibration).share, roles, config),
         seconds=round(time.perf_counter() - started, 1),
         **figures,
@@ -90,14 +96,12 @@ def coalition_values(logits_SNC: Floats, rows: Explained, task: TaskInfo) -> Flo
     return values_SN
 
 
-def _modality_figures(
-    checkpoint: Checkpoint, arrays: Mapping[str, RowArray], background: NDArray[np.intp], rows: Explained
-) -> Figures:
+def _modality_figures(checkpoint: Checkpoint, tokens_NnPD: Tensor, background: NDArray[np.intp], rows: Explained) -> Figures:
     num = len(checkpoint.schema.names)
     if num > MAX_MODALITIES:
         return {"notes": (f"coalitions of {num} modalities were not gone through: exact up to {MAX_MODALITIES}",)}
-    workers = checkpoint.recipe.train.workers
-    logits_SNC = coalition_logits(checkpoint.model, checkpoint.schema, arrays, background, workers=workers)
+    hidden_GnPD = stand_ins(checkpoint.model, checkpoint.schema, tokens_NnPD, background)
+    logits_SNC = coalition_logits(checkpoint.model, tokens_NnPD, hidden_GnPD)
     values_SN = coalition_values(logits_SNC, rows, checkpoint.task)
     return compare(values_SN, rows.contribution, checkpoint.model.roles, checkpoint.schema.names, checkpoint.recipe.validity)
 

@@ -18,8 +18,9 @@ from training.data.rows import LazyRows, RowArray
 from training.evaluation import calibration_info
 from training.inference import predict
 from training.model.build import build_model, with_fresh_experts
-from training.validity.coalitions import coalition_logits
+from training.validity.coalitions import coalition_logits, stand_ins
 from training.validity.judge import coalition_values, explained, judge
+from training.validity.tokens import asking, embed_rows
 
 NUM_ROWS = 40
 TASKS = {
@@ -84,7 +85,10 @@ def test_showing_everything_gives_the_sum_of_contributions(kind: str) -> None:
     if kind == "regression":
         task = task.model_copy(update={"training_mean": float(np.median(output.logits))})
     found = explained(output, task, calibration_info(of))
-    values = coalition_values(coalition_logits(of.model, of.schema, arrays, np.array([0])), found, task)
+    with asking(of.model):
+        tokens = embed_rows(of.model, of.schema, arrays)
+        logits = coalition_logits(of.model, tokens, stand_ins(of.model, of.schema, tokens, np.array([0])))
+    values = coalition_values(logits, found, task)
     np.testing.assert_allclose(values[-1], found.contribution.sum(axis=1), atol=1e-5)
     if kind == "regression":
         assert (values[-1] >= 0).all()
