@@ -52,6 +52,8 @@ def _fit(args: argparse.Namespace) -> None:
         return
     _print_metrics({split: evaluation.document()["metrics"] for split, evaluation in evaluations.items()})
     print(f"run written to {args.out}: checkpoint.pt, metrics.json, report.html")
+    if (test := evaluations["test"]).validity is not None:
+        print(f"explanations of {test.validity.num_rows} test rows checked in {test.validity_seconds:.1f} s")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Scores a trained model on the rows of a dataset: metrics with intervals, dataset-level explanation, metrics.json."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Evaluation:
     metrics: Mapping[str, MetricValue]
     explanation: DatasetExplanation
     validity: ExplanationValidity | None = None  # how far explanations can be trusted
+    validity_seconds: float = 0.0  # what checking that took
 
     def document(self) -> dict[str, Any]:
         """As it stands in metrics.json."""
@@ -63,8 +65,9 @@ def evaluate_rows(
         experts=checkpoint.model.roles,
         split=split,
     )
+    started = time.perf_counter()
     validity = judge(checkpoint, arrays, output, split, calibration_info(checkpoint)) if with_validity else None
-    return Evaluation(output, target, metrics, explanation, validity)
+    return Evaluation(output, target, metrics, explanation, validity, time.perf_counter() - started)
 
 
 def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:

@@ -165,7 +165,7 @@ def finish(
     later = {stage: epochs for stage, epochs in histories.items() if stage != FIRST_STAGE}
     document = {
         "model": checkpoint.recipe.name,
-        "provenance": dict(checkpoint.provenance),
+        "provenance": dict(checkpoint.provenance) | {"validity_seconds": round(evaluations["test"].validity_seconds, 1)},
         "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
         "example": typical_record(train_arrays, checkpoint.schema),
         "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),

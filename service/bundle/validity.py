@@ -132,7 +132,6 @@ class ExplanationValidity(_Part):
     resampled: ResampledFigures | None = None
     seeds: SeedFigures | None = None
     notes: tuple[str, ...] = ()
-    seconds: float  # what checking took
 
 
 def describe_validity(validity: ExplanationValidity | None) -> list[str]:
@@ -164,4 +163,4 @@ def _told(estimate: Estimate | None) -> str:
     if estimate is None:
         return "undefined"
     interval = "" if estimate.low is None or estimate.high is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
-    return f"{estimate.value:.2f}{interval}"
+    return f"{round(estimate.value, 2) + 0.0:.2f}{interval}"  # no -0.00

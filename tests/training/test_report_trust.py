@@ -64,9 +64,7 @@ def test_one_order_for_all_rows_stands_on_the_same_scale() -> None:
 
     def reading(best: float) -> str:
         figures = OrderFigures.model_validate({**part, **curves, "best": best})
-        validity = ExplanationValidity(
-            split="test", num_rows=9, hidden_by="other rows", deletion=figures, insertion=figures, seconds=0
-        )
+        validity = ExplanationValidity(split="test", num_rows=9, hidden_by="other rows", deletion=figures, insertion=figures)
         return trust_rows(validity, 2)[0].reading
 
     assert "the best one order for all rows scores 0.500." in reading(3.0)

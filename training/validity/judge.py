@@ -6,7 +6,6 @@ the prediction lies. Shape suffixes: S coalitions, N rows, n modalities, P patch
 D hidden, G stand-ins, E experts, C outputs.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,6 @@ def judge(
     config, roles = checkpoint.recipe.validity, checkpoint.model.roles
     if not config.enabled or len(roles) == 1:
         return None
-    started = time.perf_counter()
     generator = np.random.default_rng(config.seed)
     chosen = draw(generator, len(output.logits), config.max_rows)
     background = draw(generator, len(chosen), config.num_background)
@@ -70,7 +68,6 @@ def judge(
         hidden_by="learned token" if checkpoint.schema.missing == "learned" else "other rows",
         randomised=randomised,
         resampled=resampled_figures(explain(output, checkpoint.task, calibration).share, roles, config),
-        seconds=round(time.perf_counter() - started, 1),
         **figures,
     )
 

@@ -47,7 +47,6 @@ WHOLE: dict[str, Any] = {
         "spearman_mean": None,
     },
     "notes": ["something was not gone through"],
-    "seconds": 2.0,
 }
 
 
@@ -89,7 +88,7 @@ def test_a_bundle_may_know_nothing_of_it(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_only_what_was_checked_is_told() -> None:
     """Nothing but the notes where nothing else could be done."""
-    document = {key: WHOLE[key] for key in ("split", "num_rows", "hidden_by", "notes", "seconds")}
+    document = {key: WHOLE[key] for key in ("split", "num_rows", "hidden_by", "notes")}
     assert describe_validity(ExplanationValidity.model_validate(document)) == ["  explained    something was not gone through"]
 
 

@@ -36,7 +36,7 @@ def known_games(num: int, *, seed: int = 0) -> tuple[Floats, Floats]:
 
 def checked(values: Floats, contribution: Floats, num: int) -> ExplanationValidity:
     figures: dict[str, Any] = compare(values, contribution, experts(num), [f"m{i}" for i in range(num)], CONFIG)
-    return ExplanationValidity(split="test", num_rows=NUM_ROWS, hidden_by="learned token", seconds=0.0, **figures)
+    return ExplanationValidity(split="test", num_rows=NUM_ROWS, hidden_by="learned token", **figures)
 
 
 @pytest.mark.parametrize("num", [2, 3, 4, 5, 6])
