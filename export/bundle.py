@@ -30,6 +30,7 @@ from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
 from service.bundle.schema import FeatureSchema
 from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
+from service.bundle.validity import ExplanationValidity
 from training.checkpoint import METRICS_FILE, Checkpoint, load_checkpoint
 from training.errors import RunError
 from training.evaluation import calibration_info, read_metrics
@@ -51,6 +52,7 @@ class Material:
     calibration: CalibrationInfo
     metrics: dict[str, dict[str, MetricValue]]
     explanation: DatasetExplanation | None
+    validity: ExplanationValidity | None = None
     model_card: ModelCard
     example_record: dict[str, Any]
     reference: Mapping[str, Any]
@@ -77,11 +79,17 @@ def _material(checkpoint: Checkpoint, document: Mapping[str, Any]) -> Material:
         calibration=calibration_info(checkpoint),
         metrics={split: {k: MetricValue.model_validate(v) for k, v in part["metrics"].items()} for split, part in splits.items()},
         explanation=DatasetExplanation.model_validate(splits[MANIFEST_SPLIT]["explanation"]),
+        validity=_validity(splits[MANIFEST_SPLIT]),
         model_card=checkpoint.recipe.model_card,
         example_record=document["example"],
         reference=document["reference"],
         provenance={**checkpoint.provenance, "recipe": checkpoint.recipe.model_dump(mode="json", exclude={"model_card"})},
     )
+
+
+def _validity(part: Mapping[str, Any]) -> ExplanationValidity | None:
+    """What was checked, if anything was."""
+    return ExplanationValidity.model_validate(part["validity"]) if "validity" in part else None
 
 
 def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bundle:
@@ -118,6 +126,7 @@ def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo
         calibration=material.calibration,
         metrics=material.metrics,
         explanation=material.explanation,
+        explanation_validity=material.validity,
         model_card=material.model_card,
         parity=parity,
         example=Example(record=material.example_record, answer=answer),

@@ -26,7 +26,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("journey")
     overrides = [argument for value in SHORT for argument in ("--set", value)]
     assert train(["fit", str(RECIPE), "--out", str(folder / "run"), *overrides]) == 0
-    assert {file.name for file in (folder / "run").iterdir()} == {"checkpoint.pt", "metrics.json", "recipe.json", "report.html"}
+    assert {file.name for file in (folder / "run").iterdir()} == {
+        "checkpoint.pt",
+        "explanations.npz",
+        "metrics.json",
+        "recipe.json",
+        "report.html",
+    }
     assert export([str(folder / "run"), "--out", str(folder / "bundle")]) == 0
     return folder / "bundle"
 

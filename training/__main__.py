@@ -1,4 +1,7 @@
-"""`python -m training fit RECIPE.toml --out RUN`, `evaluate RUN [--data FILE]`, `sweep RECIPE.toml --vary ... --out DIR`."""
+"""`python -m training fit RECIPE.toml --out RUN`, `evaluate RUN [--data FILE]`, `sweep RECIPE.toml --vary ... --out DIR`.
+
+And `stability RUN OTHER ...`, which compares the explanations of runs that differ in their seed.
+"""
 
 import argparse
 import sys
@@ -25,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="metrics of a run, or of a run's model on another file")
     evaluate.add_argument("run", type=Path)
     evaluate.add_argument("--data", type=Path, help="csv, csv.gz or parquet with the label and feature columns")
+    stability = commands.add_parser("stability", help="do runs that differ in their seed alone explain the same rows alike?")
+    stability.add_argument("run", type=Path, help="its metrics.json takes the figures")
+    stability.add_argument("others", type=Path, nargs="+", metavar="other", help="the same recipe and split, another train.seed")
     sweep = commands.add_parser("sweep", help="a grid of runs over one recipe, resumed where it stopped; one table")
     sweep.add_argument("recipe", type=Path)
     sweep.add_argument("--vary", action="append", default=[], metavar="SECTION.KEY=A,B,...", help="may be repeated")
@@ -46,6 +52,8 @@ def _fit(args: argparse.Namespace) -> None:
         return
     _print_metrics({split: evaluation.document()["metrics"] for split, evaluation in evaluations.items()})
     print(f"run written to {args.out}: checkpoint.pt, metrics.json, report.html")
+    if (test := evaluations["test"]).validity is not None:
+        print(f"explanations of {test.validity.num_rows} test rows checked in {test.validity_seconds:.1f} s")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -63,6 +71,22 @@ def _evaluate(args: argparse.Namespace) -> None:
     write_metrics(evaluation.document(), out)
     _print_metrics({args.data.name: evaluation.document()["metrics"]})
     print(f"written to {out}")
+
+
+def _stability(args: argparse.Namespace) -> None:
+    from training.distributed import refuse_several
+    from training.validity.stability import compare_seeds
+
+    refuse_several("stability")
+    found = compare_seeds(args.run, args.others)
+    print(f"{len(found.seeds)} runs, {found.num_rows} test rows, means over pairs of runs:")
+    rows = "undefined" if found.spearman_rows is None else f"{found.spearman_rows:.3f}"
+    print(f"  a row's contribution shares      rank correlation over experts {rows}")
+    chance = f"({found.same_dominant_by_chance:.3f} by chance)"
+    print(f"  a row's dominant expert          the same in {found.same_dominant:.3f} of rows {chance}")
+    mean = "undefined" if found.spearman_mean is None else f"{found.spearman_mean:.3f}"
+    print(f"  mean shares over all rows        rank correlation over experts {mean}")
+    print(f"written to {args.run / 'metrics.json'}, from where export takes them; report.html stays as it was")
 
 
 def fit_or_resume(recipe: "Recipe", folder: Path, out: Path) -> None:
@@ -101,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit status. A user's mistake is one line on standard error per problem."""
     args = _parser().parse_args(arguments)
     try:
-        {"fit": _fit, "evaluate": _evaluate, "sweep": _sweep}[args.command](args)
+        {"fit": _fit, "evaluate": _evaluate, "stability": _stability, "sweep": _sweep}[args.command](args)
     except (TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

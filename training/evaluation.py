@@ -1,6 +1,7 @@
 """Scores a trained model on the rows of a dataset: metrics with intervals, dataset-level explanation, metrics.json."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from service.bundle.explanation import explain_dataset
 from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricValue
 from service.bundle.output import Output
 from service.bundle.tables import TableError, absent_columns, table_records
+from service.bundle.validity import ExplanationValidity
 from training.checkpoint import METRICS_FILE, Checkpoint
 from training.data.config import SplitConfig
 from training.data.encode import encode_records
@@ -22,6 +24,7 @@ from training.errors import DataError, RunError
 from training.files import write_text
 from training.inference import predict
 from training.tasks import make_task
+from training.validity.judge import judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,14 @@ class Evaluation:
     target: NDArray[Any]
     metrics: Mapping[str, MetricValue]
     explanation: DatasetExplanation
+    validity: ExplanationValidity | None = None  # how far explanations can be trusted
+    validity_seconds: float = 0.0  # what checking that took
 
     def document(self) -> dict[str, Any]:
         """As it stands in metrics.json."""
         metrics = {name: value.model_dump(exclude_none=True) for name, value in self.metrics.items()}
-        return {"num_rows": len(self.target), "metrics": metrics, "explanation": self.explanation.model_dump(mode="json")}
+        document = {"num_rows": len(self.target), "metrics": metrics, "explanation": self.explanation.model_dump(mode="json")}
+        return document | ({} if self.validity is None else {"validity": self.validity.model_dump(mode="json")})
 
 
 def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
@@ -44,8 +50,10 @@ def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
     return checkpoint.model.calibration.info(num_rows=checkpoint.provenance["num_rows"]["validation"])
 
 
-def evaluate_rows(checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target: NDArray[Any], split: str) -> Evaluation:
-    """Score (N, columns) arrays against their target (N,)."""
+def evaluate_rows(
+    checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target: NDArray[Any], split: str, *, with_validity: bool = True
+) -> Evaluation:
+    """Score (N, columns) arrays against their target (N,), and check what explanations of them are worth."""
     output = predict(checkpoint.model, checkpoint.schema, arrays, workers=checkpoint.recipe.train.workers)
     num_bootstraps = checkpoint.recipe.train.num_bootstraps
     metrics = make_task(checkpoint.task).evaluate(output.prediction, target, num_bootstraps=num_bootstraps)
@@ -57,7 +65,9 @@ def evaluate_rows(checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target
         experts=checkpoint.model.roles,
         split=split,
     )
-    return Evaluation(output, target, metrics, explanation)
+    started = time.perf_counter()
+    validity = judge(checkpoint, arrays, output, split, calibration_info(checkpoint)) if with_validity else None
+    return Evaluation(output, target, metrics, explanation, validity, time.perf_counter() - started)
 
 
 def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:

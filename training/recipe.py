@@ -15,6 +15,7 @@ from training.errors import RecipeError
 from training.model.build import ModelConfig
 from training.objectives.config import FOREIGN_KEYS, ObjectiveConfig
 from training.train_config import TrainConfig
+from training.validity.config import ValidityConfig
 
 RECIPE_FILE = "recipe.json"  # in a run folder
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -32,6 +33,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    validity: ValidityConfig = ValidityConfig()
     model_card: ModelCard = NOT_STATED
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from training.report import write_report
 from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
+from training.validity.rows_file import explained_rows, save_rows
 
 
 def class_weights(config: ObjectiveConfig, task: Task, target: NDArray[Any]) -> Tensor | None:
@@ -151,7 +152,10 @@ def finish(
 
     In metrics.json "history" are the epochs of the first stage, and "stages" by name those of the others, if there are any.
     """
-    evaluations = {split: evaluate_rows(checkpoint, *dataset.part(split), split) for split in ("validation", "test")}
+    evaluations = {
+        split: evaluate_rows(checkpoint, *dataset.part(split), split, with_validity=split == "test")
+        for split in ("validation", "test")
+    }
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
     experts = checkpoint.model.roles
@@ -159,7 +163,7 @@ def finish(
     later = {stage: epochs for stage, epochs in histories.items() if stage != FIRST_STAGE}
     document = {
         "model": checkpoint.recipe.name,
-        "provenance": dict(checkpoint.provenance),
+        "provenance": dict(checkpoint.provenance) | {"validity_seconds": round(evaluations["test"].validity_seconds, 1)},
         "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
         "example": typical_record(train_arrays, checkpoint.schema),
         "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),
@@ -168,6 +172,8 @@ def finish(
     }
     save_checkpoint(checkpoint, out)
     write_metrics(document, out / METRICS_FILE)
+    if (test := evaluations["test"]).validity is not None:
+        save_rows(explained_rows(test.output, test.target, dataset.splits["test"], checkpoint.task), out)
     write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
     remove_states(out)
     return evaluations

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from pydantic.config import JsonDict
 
 from service.bundle.manifest import ExpertKind
+from service.bundle.validity import ExplanationValidity
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _RECORD: JsonDict = {"$ref": "#/components/schemas/Record"}
@@ -152,5 +153,7 @@ class ExplanationsResponse(_Wire):
 
     model: ModelInfo
     explanation: dict[str, Any] | None = Field(description="Per expert: weight, contribution and share over held-out rows.")
-    validity: dict[str, Any] | None = Field(description="What was checked about the explanations themselves.")
+    validity: ExplanationValidity | None = Field(
+        description="What was checked about the explanations themselves, and how to read each figure; null: nothing was."
+    )
     reference: dict[str, Any] = Field(description="Distributions over held-out rows, to compare the service's metrics with.")

@@ -7,4 +7,5 @@ Import the submodule you need: only `predictor` loads onnxruntime, only `tables`
     store        the folder on disk              predictor  runs the graph
     explanation  outputs -> who said what        answers    outputs -> the prediction a client reads
     tables       files of rows -> records        features   the kinds of features a schema is made of
+    validity     how far explanations can be trusted
 """

@@ -19,6 +19,7 @@ from service.bundle.predictor import Predictor
 from service.bundle.schema import EncodedRecord, FeatureSchema
 from service.bundle.store import Bundle, open_bundle
 from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, read_table, table_records
+from service.bundle.validity import describe_validity
 
 _BATCH_SIZE = 256
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
@@ -149,6 +150,7 @@ def describe(bundle: Bundle) -> str:
     ]
     lines += [f"  input        {m.name}: {len(m.features)} features, {m.width} columns" for m in manifest.features.modalities]
     lines += _describe_metrics(manifest) + _describe_experts(manifest)
+    lines += describe_validity(manifest.explanation_validity)
     lines += [f"  {key:<12} {value}" for key, value in manifest.model_card.model_dump().items()]
     return "\n".join(lines)
 

@@ -64,14 +64,18 @@ def decide(prediction_C: Floats, task: TaskInfo) -> Ints:
 
 def contributions(output: Output, task: TaskInfo) -> Floats:
     """Every expert's contribution to every label (B, E, C), by the formulas of this module."""
-    logits_BEC = output.expert_logits
+    return output.expert_weights[:, :, None] * margins(output.expert_logits, task)
+
+
+def margins(logits_C: Floats, task: TaskInfo) -> Floats:
+    """What logits (..., C) say for each label: the bracket in this module's formulas."""
     if task.kind == "regression":
-        logits_BEC = logits_BEC - np.float32(task.training_mean or 0.0)
-    elif task.kind != "multilabel":
-        num_labels = logits_BEC.shape[-1]
-        others_BEC = (logits_BEC.sum(axis=-1, keepdims=True) - logits_BEC) / (num_labels - 1)
-        logits_BEC = logits_BEC - others_BEC
-    return output.expert_weights[:, :, None] * logits_BEC
+        return logits_C - np.float32(task.training_mean or 0.0)
+    if task.kind == "multilabel":
+        return logits_C
+    others_C = (logits_C.sum(axis=-1, keepdims=True) - logits_C) / (logits_C.shape[-1] - 1)
+    margin_C: Floats = logits_C - others_C
+    return margin_C
 
 
 @dataclass(frozen=True, slots=True)

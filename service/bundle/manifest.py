@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
+from service.bundle.validity import ExplanationValidity
 
 FORMAT_VERSION = 2
 SUPPORTED_FORMAT_VERSIONS = frozenset({1, 2})
@@ -224,7 +225,7 @@ class Manifest(_Part):
     calibration: CalibrationInfo
     metrics: dict[str, dict[str, MetricValue]] = {}
     explanation: DatasetExplanation | None = None
-    explanation_validity: dict[str, Any] | None = None
+    explanation_validity: ExplanationValidity | None = None
     model_card: ModelCard
     parity: Parity
     example: Example

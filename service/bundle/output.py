@@ -20,6 +20,6 @@ class Output:
     expert_weights: NDArray[np.float32]  # (B, E)
     expert_logits: NDArray[np.float32]  # (B, E, C)
 
-    def rows(self, rows: slice) -> "Output":
+    def rows(self, rows: slice | NDArray[np.intp]) -> "Output":
         """The output of some of the records."""
         return Output(self.prediction[rows], self.logits[rows], self.expert_weights[rows], self.expert_logits[rows])

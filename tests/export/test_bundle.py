@@ -40,6 +40,8 @@ def test_the_manifest_tells_the_run(rich_run: Path, rich_bundle: Bundle) -> None
             assert value.high is not None
     assert manifest.explanation is not None
     assert manifest.explanation.split == "test"
+    assert manifest.explanation_validity is not None
+    assert manifest.explanation_validity.model_dump(mode="json") == document["splits"]["test"]["validity"]
     assert [e.name for e in manifest.explanation.experts] == [e.name for e in manifest.experts]
     assert [e.name for e in manifest.experts][-3:] == ["unique:signal", "synergy", "redundancy"]
     np.testing.assert_array_equal(manifest.calibration.scale, checkpoint.model.calibration.scale)

@@ -139,7 +139,7 @@ def test_ctrl_c_ends_with_130_and_resume_completes(tmp_path: Path) -> None:
     resumed = subprocess.run([*command, "--resume"], cwd=PROJECT, env=environment, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch 1/40" not in resumed.stderr
-    assert {p.name for p in out.iterdir()} == {"checkpoint.pt", "metrics.json", "report.html", "recipe.json"}
+    assert {p.name for p in out.iterdir()} == {"checkpoint.pt", "metrics.json", "report.html", "recipe.json", "explanations.npz"}
     assert load_checkpoint(out).provenance["epochs"] == 40
     epochs = [entry["epoch"] for entry in json.loads((out / "metrics.json").read_text())["history"]]
     assert epochs == list(range(40))

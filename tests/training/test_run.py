@@ -21,7 +21,13 @@ from training.tasks import make_task
 
 def test_a_run_leaves_its_four_files(rich_run: Path) -> None:
     """checkpoint.pt, metrics.json, report.html and recipe.json; no training state and nothing half-written."""
-    assert {p.name for p in rich_run.iterdir()} == {"checkpoint.pt", "metrics.json", "report.html", "recipe.json"}
+    assert {p.name for p in rich_run.iterdir()} == {
+        "checkpoint.pt",
+        "metrics.json",
+        "report.html",
+        "recipe.json",
+        "explanations.npz",
+    }
 
 
 def test_metrics_json_says_what_the_model_does(rich_run: Path) -> None:

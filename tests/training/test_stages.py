@@ -104,7 +104,13 @@ def test_a_whole_run_leaves_its_four_files(tmp_path: Path, capsys: pytest.Captur
     """No state of any stage stays; metrics.json tells every stage, the report what the figures mean, progress the stage."""
     write_data(tmp_path)
     fit(recipe(DECOMPOSITION | {"train.num_bootstraps": 0}, modalities=ALL_MODALITIES), tmp_path, tmp_path / "run")
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"checkpoint.pt", "metrics.json", "report.html", "recipe.json"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "checkpoint.pt",
+        "metrics.json",
+        "report.html",
+        "recipe.json",
+        "explanations.npz",
+    }
     document = json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert tuple(document["stages"]) == STAGES[1:]
     assert set(document["provenance"]["decomposition"]["own_scale"]) == set(ALL_MODALITIES)

@@ -81,6 +81,24 @@ def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I
     )
 
 
+def with_fresh_experts(model: I2MoE, config: ModelConfig) -> I2MoE:
+    """The model with every expert and the reweighting network initialised anew, each expert by itself.
+
+    Encoders, calibration and units are the model's own, not copies. Draws from torch's global random state.
+    """
+    num_modalities, num_outputs, device = len(model.encoders), len(model.calibration.scale), model.calibration.scale.device
+    fresh = I2MoE(
+        encoders=list(model.encoders),
+        expert=_expert(config, num_modalities, num_outputs),
+        roles=model.roles,
+        reweighting=_reweighting(config, num_modalities, len(model.roles)),
+        calibration=model.calibration,
+        units=model.units,
+    )
+    fresh.experts = nn.ModuleList(_expert(config, num_modalities, num_outputs) for _ in model.roles)
+    return fresh.to(device).train(model.training)
+
+
 def _reweighting(config: ModelConfig, num_modalities: int, num_experts: int) -> nn.Module:
     if config.reweighting.kind == "simple":
         return SimpleWeights(num_experts)

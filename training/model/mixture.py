@@ -101,7 +101,10 @@ class I2MoE(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor]) -> MixtureOutput:
         """The single clean pass over one (B, columns) tensor per modality."""
-        tokens_BnPD = self.embed(inputs)
+        return self.answer(self.embed(inputs))
+
+    def answer(self, tokens_BnPD: Tensor) -> MixtureOutput:
+        """The pass from tokens on."""
         weights_BE = self.reweighting(tokens_BnPD)
         logits_EBC = self.run_experts(tokens_BnPD).logits
         if self.units is not None:

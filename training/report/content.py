@@ -7,6 +7,7 @@ from typing import Any
 
 from service.bundle.explanation import explain
 from service.bundle.manifest import CalibrationInfo, DatasetExplanation, TaskInfo
+from service.bundle.validity import ExplanationValidity
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
 from training.data.split import Rows
@@ -17,6 +18,7 @@ from training.report.figures import draw_experts, draw_quality, draw_training
 from training.report.metrics import MetricRow, headline, metric_rows, metric_title
 from training.report.samples import ExplainedRows, Sample, absent_modalities, choose_samples
 from training.report.style import Picture, expert_colors
+from training.report.trust import TrustRow, draw_orders, trust_rows
 
 _TOLD_ELSEWHERE = frozenset({"num_rows", "notes", "best_epoch", "versions"})
 
@@ -59,6 +61,9 @@ class Content:
     max_curves: int
     explanation: DatasetExplanation
     colors: Mapping[str, str]  # expert name -> colour
+    validity: ExplanationValidity | None  # None: explanations were not checked
+    trust: tuple[TrustRow, ...]
+    orders: Picture | None
     samples: tuple[Sample, ...]
     calibration: CalibrationInfo
     selection: str  # the metric that chose the epoch
@@ -94,6 +99,9 @@ def build_content(
         max_curves=MAX_CURVES,
         explanation=test.explanation,
         colors=dict(zip((e.name for e in experts), expert_colors(experts), strict=True)),
+        validity=test.validity,
+        trust=trust_rows(test.validity, len(checkpoint.schema.names)) if test.validity else (),
+        orders=_draw_orders(test.validity),
         samples=choose_samples(ExplainedRows(test, explanation, absent_modalities(dataset.part("test")[0]), task, experts)),
         calibration=calibration,
         selection=metric_title(provenance["selection"]),
@@ -103,6 +111,12 @@ def build_content(
         facts={name.replace("_", " "): _text(value) for name, value in provenance.items() if name not in _TOLD_ELSEWHERE},
         versions={name: str(version) for name, version in provenance.get("versions", {}).items()},
     )
+
+
+def _draw_orders(validity: ExplanationValidity | None) -> Picture | None:
+    if validity is None or validity.deletion is None or validity.insertion is None:
+        return None
+    return draw_orders(validity.deletion, validity.insertion)
 
 
 def _split_rows(dataset: Dataset) -> tuple[SplitRow, ...]:

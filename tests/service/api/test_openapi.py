@@ -9,6 +9,7 @@ from service.api import errors
 from service.api.openapi import build_openapi, feature_schema, record_schema
 from service.bundle.schema import ArrayFeature, CodesFeature, Feature, TextFeature
 from tests.service.api.in_process import Client, serving
+from tests.service.bundle.test_validity import WHOLE, checked_bundle
 from tests.tiny_bundle import POISON, tiny_example, tiny_schema
 
 
@@ -156,3 +157,14 @@ def test_the_explanations_page_holds_the_dataset_level_interpretation(client: Cl
     assert [expert["name"] for expert in page["explanation"]["experts"]][-2:] == ["synergy", "redundancy"]
     assert page["explanation"]["experts"][0]["weight"]["mean"] == pytest.approx(0.4)
     assert set(page["reference"]) == {"prediction", "expert_weights"}
+
+
+def test_the_explanations_page_says_how_far_to_trust_them(tmp_path: Path) -> None:
+    """What the bundle says of its explanations, as the document promises it; null where nothing was checked."""
+    with serving(checked_bundle(tmp_path, WHOLE)) as client:
+        page = client.get("/explanations").json()
+        check(client.get("/docs.json").json(), "ExplanationsResponse", page)
+    assert page["validity"]["deletion"]["score"] == {"value": 0.8, "low": 0.75, "high": 0.85}
+    assert page["validity"]["seeds"]["seeds"] == [0, 1, 2]
+    with serving(checked_bundle(tmp_path / "other", None)) as client:
+        assert client.get("/explanations").json()["validity"] is None
