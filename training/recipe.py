@@ -15,6 +15,7 @@ from training.errors import RecipeError
 from training.model.build import ModelConfig
 from training.objectives.config import ObjectiveConfig
 from training.train_config import TrainConfig
+from training.uncertainty.config import UncertaintyConfig
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -31,6 +32,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    uncertainty: UncertaintyConfig = UncertaintyConfig()
     model_card: ModelCard = NOT_STATED
 
     @model_validator(mode="after")

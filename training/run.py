@@ -38,6 +38,7 @@ from training.report import write_report
 from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
+from training.uncertainty.assessment import assess_run
 
 RECIPE_FILE = "recipe.json"
 
@@ -157,12 +158,14 @@ def finish(
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
     experts = checkpoint.model.roles
+    uncertainty = assess_run(checkpoint, dataset, evaluations)
     history = histories[FIRST_STAGE]
     later = {stage: epochs for stage, epochs in histories.items() if stage != FIRST_STAGE}
     document = {
         "model": checkpoint.recipe.name,
         "provenance": dict(checkpoint.provenance),
         "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
+        "uncertainty": uncertainty.document(),
         "example": typical_record(train_arrays, checkpoint.schema),
         "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),
         "history": history,

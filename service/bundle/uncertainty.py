@@ -71,13 +71,14 @@ def entropy(prediction_BC: Floats, task: TaskInfo) -> Floats:
     if task.kind == "multilabel":
         bits_B: Floats = (_surprise(p_BC) + _surprise(1 - p_BC)).mean(axis=1) / np.log(2)
         return bits_B
-    nats_B: Floats = _surprise(p_BC).sum(axis=1) / np.log(p_BC.shape[1])
-    return np.minimum(nats_B, 1.0)
+    share_B: Floats = np.minimum(_surprise(p_BC).sum(axis=1) / np.log(p_BC.shape[1]), 1.0)
+    return share_B
 
 
 def _surprise(p: Floats) -> Floats:
     """-p log p, 0 at 0."""
-    return -p * np.log(np.where(p > 0, p, 1.0))
+    nats: Floats = -p * np.log(np.where(p > 0, p, 1.0))
+    return nats
 
 
 def disagreement(contribution_BE: Floats) -> Floats:
@@ -85,7 +86,8 @@ def disagreement(contribution_BE: Floats) -> Floats:
     contribution_BE = contribution_BE.astype(np.float64)
     total_B = np.abs(contribution_BE).sum(axis=1)
     kept_B = np.divide(np.abs(contribution_BE.sum(axis=1)), total_B, out=np.ones_like(total_B), where=total_B > 0)
-    return np.clip(1.0 - kept_B, 0.0, 1.0)
+    cancelled_B: Floats = np.clip(1.0 - kept_B, 0.0, 1.0)
+    return cancelled_B
 
 
 def assess(prediction_BC: Floats, explanation: Explanation, task: TaskInfo, info: UncertaintyInfo) -> Uncertainty:
@@ -184,5 +186,5 @@ def _open_question(told: dict[str, Any], label: str) -> str:
         return f"too few cases were set aside to say within what range the value lies in {often}"
     if "sure" in told:
         return f"{label} may also be absent; answers held open like this include the truth in {often}"
-    both = "both" if len(told["set"]) == 2 else "all"
-    return f"the model does not commit itself, {join_words(told['set'])} {both} remain possible (such lists hold the truth in {often})"
+    possible = f"{join_words(told['set'])} {'both' if len(told['set']) == 2 else 'all'} remain possible"
+    return f"the model does not commit itself, {possible} (such lists hold the truth in {often})"
