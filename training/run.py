@@ -173,6 +173,6 @@ def finish(
     }
     save_checkpoint(checkpoint, out)
     write_metrics(document, out / METRICS_FILE)
-    write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
+    write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE, uncertainty=uncertainty)
     remove_states(out)
     return evaluations

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.explanation import Explanation, explain
 from service.bundle.manifest import UncertaintyInfo
-from service.bundle.output import Output
+from service.bundle.output import OUTPUT_NAMES, Output
 from service.bundle.uncertainty import assess
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
@@ -16,18 +15,24 @@ from training.data.split import CONFORMAL
 from training.evaluation import Evaluation, calibration_info
 from training.inference import predict
 from training.uncertainty.arbitration import Arbitration, Rows, arbitrate, disputed
-from training.uncertainty.conformal import fit_uncertainty, measure
+from training.uncertainty.conformal import fit_uncertainty, mean, measure
 from training.uncertainty.selective import Order, order_documents, row_losses, select
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """Rows that the model commits itself on, and rows it abstains on."""
+class Disputed:
+    """Abstention in place of arbitration: test rows where experts differ, those the model commits itself on and the others."""
 
     num_kept: int
     num_abstained: int
     error_kept: float | None
     error_abstained: float | None
+    orders: dict[str, Order]  # of these rows alone
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in metrics.json."""
+        figures = ("num_kept", "num_abstained", "error_kept", "error_abstained")
+        return {**{name: getattr(self, name) for name in figures}, "selective": order_documents(self.orders)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,15 @@ class Assessment:
     info: UncertaintyInfo
     orders: dict[str, Order]  # of the test rows
     arbitration: Arbitration | None  # None for a single expert, without classes, or where experts never differ
-    disputed: Kept | None  # test rows where experts differ: abstention instead of arbitration
+    disputed: Disputed | None  # None as there
 
     def document(self) -> dict[str, Any]:
         """As it stands in metrics.json."""
-        disputed = None if self.disputed is None else {name: getattr(self.disputed, name) for name in Kept.__slots__}
         return {
             "conformal": self.info.model_dump(mode="json"),
             "selective": order_documents(self.orders),
             "arbitration": None if self.arbitration is None else self.arbitration.document(),
-            "disputed": disputed,
+            "disputed": None if self.disputed is None else self.disputed.document(),
         }
 
 
@@ -96,19 +100,30 @@ def assess_rows(checkpoint: Checkpoint, info: UncertaintyInfo, validation: _Scor
     orders = select(test.output, test.target, test.explanation, task, num_bootstraps)
     found = measure(test.output.prediction, test.target, test.explanation, task=task, info=info, split="test")
     measured = found.model_copy(update={"aurc": {name: order.aurc for name, order in orders.items()}})
-    compared = task.kind in {"binary", "multiclass"} and len(checkpoint.model.roles) > 1
-    arbitration = None
-    if compared:
-        chosen, told = (Rows.of(part.output.prediction, part.explanation, part.target, task) for part in (validation, test))
-        names = tuple(role.name for role in checkpoint.model.roles)
-        arbitration = arbitrate(chosen, told, names, task, num_rows=len(test.target), num_bootstraps=num_bootstraps)
-    info = info.model_copy(update={"measured": measured})
-    return Assessment(info, orders, arbitration, _kept_of_disputed(checkpoint, info, test) if compared else None)
+    arbitration = _arbitration(checkpoint, validation, test)
+    disputed = None if arbitration is None else _disputed(checkpoint, info, test)
+    return Assessment(info.model_copy(update={"measured": measured}), orders, arbitration, disputed)
 
 
-def _kept_of_disputed(checkpoint: Checkpoint, info: UncertaintyInfo, test: _Scored) -> Kept:
-    rows = disputed(test.explanation, checkpoint.task)
-    abstain = assess(test.output.prediction, test.explanation, checkpoint.task, info).abstain[rows]
-    loss = row_losses(test.output.prediction, test.target, checkpoint.task)[rows]
-    errors = [float(np.mean(part)) if len(part) else None for part in (loss[~abstain], loss[abstain])]
-    return Kept(int((~abstain).sum()), int(abstain.sum()), *errors)
+def _arbitration(checkpoint: Checkpoint, validation: _Scored, test: _Scored) -> Arbitration | None:
+    task, names = checkpoint.task, tuple(role.name for role in checkpoint.model.roles)
+    if task.kind not in {"binary", "multiclass"} or len(names) == 1:
+        return None
+    chosen, told = (Rows.of(part.output.prediction, part.explanation, part.target, task) for part in (validation, test))
+    num_bootstraps = checkpoint.recipe.train.num_bootstraps
+    return arbitrate(chosen, told, names, task, num_rows=len(test.target), num_bootstraps=num_bootstraps)
+
+
+def _disputed(checkpoint: Checkpoint, info: UncertaintyInfo, test: _Scored) -> Disputed:
+    task, rows = checkpoint.task, disputed(test.explanation, checkpoint.task)
+    output = Output(*(getattr(test.output, name)[rows] for name in OUTPUT_NAMES))
+    part = _scored(checkpoint, output, test.target[rows])
+    abstain = assess(output.prediction, part.explanation, task, info).abstain
+    loss = row_losses(output.prediction, part.target, task)
+    return Disputed(
+        num_kept=int((~abstain).sum()),
+        num_abstained=int(abstain.sum()),
+        error_kept=mean(loss[~abstain]),
+        error_abstained=mean(loss[abstain]),
+        orders=select(output, part.target, part.explanation, task, checkpoint.recipe.train.num_bootstraps),
+    )

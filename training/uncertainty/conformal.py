@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from service.bundle.explanation import Explanation, Floats
 from service.bundle.manifest import TaskInfo, UncertaintyInfo, UncertaintyMeasured
 from service.bundle.uncertainty import Uncertainty, assess, class_scores, disagreement
+from training.tasks.metrics import true_labels
 from training.uncertainty.config import UncertaintyConfig
 from training.uncertainty.selective import row_losses
 
@@ -72,11 +73,6 @@ def _thresholds(prediction_NC: Floats, target: Target, task: TaskInfo, coverage:
     return {"method": "per label", "thresholds": thresholds, "thresholds_absent": absent}
 
 
-def true_labels(target: Target, task: TaskInfo) -> NDArray[np.bool_]:
-    """Which labels are true in which row (N, C); `target` holds positions (N,), for multilabel tasks 0/1 (N, C)."""
-    return target == 1 if task.kind == "multilabel" else target[:, None] == np.arange(len(task.labels))
-
-
 def covered(uncertainty: Uncertainty, prediction_NC: Floats, target: Target, task: TaskInfo) -> NDArray[np.bool_]:
     """Whether the truth lies in the set or interval (N,); for multilabel tasks label by label (N, C)."""
     if uncertainty.possible is None:
@@ -104,8 +100,8 @@ def measure(
         abstain_rate=float(abstain_N.mean()),
         experts_disagree_rate=None if flagged_N is None else float(flagged_N.mean()),
         error=float(loss_N.mean()),
-        error_kept=_mean(loss_N[~abstain_N]),
-        error_abstained=_mean(loss_N[abstain_N]),
+        error_kept=mean(loss_N[~abstain_N]),
+        error_abstained=mean(loss_N[abstain_N]),
     )
 
 
@@ -119,5 +115,6 @@ def _by_class(covered_N: NDArray[np.bool_], target: Target, task: TaskInfo) -> d
     return {name: float(covered_N[rows].mean()) for name, rows in columns if rows.any()}
 
 
-def _mean(values: Floats) -> float | None:
+def mean(values: Floats) -> float | None:
+    """The mean, None of nothing: JSON has no NaN."""
     return float(values.mean()) if len(values) else None
