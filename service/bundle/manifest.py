@@ -200,7 +200,7 @@ class UncertaintyInfo(_Part):
     thresholds: tuple[float | None, ...]  # by label, on 1 - probability; regression: one, the interval's half-width
     thresholds_absent: tuple[float | None, ...] = ()  # multilabel: by label, on the probability, for its absence
     disagreement_quantile: float = Field(default=0.95, gt=0, lt=1)
-    disagreement_limit: float | None = None  # that quantile over the held-out rows; None for a single expert
+    disagreement_limit: float | None = None  # that quantile over held-out rows, 0.5 at least; None for a single expert
     measured: UncertaintyMeasured | None = None
 
     def fits(self, task: TaskInfo) -> bool:

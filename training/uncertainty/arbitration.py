@@ -68,7 +68,7 @@ class Arbitration:
 
     @property
     def verdict(self) -> str:
-        """Whether the arbiter helps: its interval of the gain lies above 0, below 0, or around it."""
+        """Whether the arbiter helps: its interval of the gain lies above 0, below 0, or around it; without one nobody knows."""
         gain = self.candidates[self.arbiter].gain
         if self.arbiter == MIXTURE:
             return "none"

@@ -25,6 +25,7 @@ from training.uncertainty.config import UncertaintyConfig
 from training.uncertainty.selective import row_losses
 
 Target = NDArray[Any]
+STRONG = 0.5  # half of the evidence cancels
 
 
 def threshold(scores: Floats, coverage: float) -> float | None:
@@ -48,16 +49,21 @@ def fit_uncertainty(
     guarantee: Literal["exact", "approximate"],
 ) -> UncertaintyInfo:
     """Thresholds and the limit of disagreement from held-out rows, `explanation` being theirs towards the stated labels."""
-    several = explanation.contribution.shape[1] > 1
-    limit = np.quantile(disagreement(explanation.contribution), config.disagreement_quantile) if several else None
     return UncertaintyInfo(
         **_thresholds(prediction_NC, target, task, config.coverage),
         coverage=config.coverage,
         guarantee=guarantee,
         num_rows=len(target),
         disagreement_quantile=config.disagreement_quantile,
-        disagreement_limit=None if limit is None else float(limit),
+        disagreement_limit=_disagreement_limit(explanation, config.disagreement_quantile),
     )
+
+
+def _disagreement_limit(explanation: Explanation, quantile: float) -> float | None:
+    """The quantile of held-out rows, but no less than `STRONG`: where experts hardly ever differ, a little is not strong."""
+    if explanation.contribution.shape[1] == 1:
+        return None
+    return max(STRONG, float(np.quantile(disagreement(explanation.contribution), quantile)))
 
 
 def _thresholds(prediction_NC: Floats, target: Target, task: TaskInfo, coverage: float) -> dict[str, Any]:

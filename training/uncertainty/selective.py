@@ -25,6 +25,7 @@ from training.tasks.metrics import LABEL_THRESHOLD, auroc
 Ints = NDArray[np.intp]
 COVERAGES = tuple(round(1 - i / 10, 1) for i in range(10))  # of the curve that is kept
 RANDOM = "random"
+FEWEST = 30  # rows, for an interval to mean anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +133,12 @@ def _order(loss_N: Floats, score_N: Floats, num_bootstraps: int, curve: tuple[Po
 
 
 def resamples(num_rows: int, count: int) -> Iterator[Ints]:
-    """Rows drawn with replacement, `count` times; the same at every call, so that differences are paired."""
+    """Rows drawn with replacement, `count` times; the same at every call, so that differences are paired.
+
+    None of too few rows: the bootstrap of a handful of rows says less than it seems to.
+    """
     generator = np.random.default_rng(0)
+    count = count if num_rows >= FEWEST else 0
     return (generator.integers(num_rows, size=num_rows) for _ in range(count))
 
 

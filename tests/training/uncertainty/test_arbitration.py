@@ -88,6 +88,14 @@ def test_experts_that_know_the_same_leave_it_unclear() -> None:
     assert found.verdict in {"none", "unclear"}
 
 
+def test_a_handful_of_rows_proves_nothing() -> None:
+    """An expert that is right on each of 29 rows where the mixture is not: a gain without an interval, and no verdict."""
+    few = rows([[0.1, 0.9, 0.2]] * 29, [1] * 29, [0.3] * 29)
+    found = decided(few, few)
+    assert (found.arbiter, found.verdict) == ("history", "unclear")
+    assert (found.candidates["history"].gain.value, found.candidates["history"].gain.low) == (1.0, None)
+
+
 def test_too_few_rows_fit_no_regression() -> None:
     """With nine rows of a class there is no regression among the candidates."""
     few = rows([[0.9, 0.2, 0.3]] * 40, [0] * 31 + [1] * 9, [0.4] * 40)

@@ -1,5 +1,6 @@
 """Coverage that is promised is kept, thresholds are the quantiles they should be, and too few rows promise nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,17 @@ def test_a_class_too_rare_to_promise_anything_stays_possible() -> None:
     found = measure(prediction, target.astype(int), explanation, task=BINARY, info=info, split="test")
     assert found.coverage_by_class["dead"] == 1.0
     assert found.error_kept is None or found.abstain_rate < 1
+
+
+def test_the_limit_of_disagreement_is_a_quantile_of_held_out_rows_and_strong() -> None:
+    """Of 21 rows whose evidence cancels by 0 to 100 % the 95 % quantile is 0.95; where none cancels, half is the limit."""
+    prediction, explanation = explained(np.zeros((21, 2)), BINARY)
+    cancelled = np.linspace(0, 1, 21)
+    target, config = np.zeros(21, int), UncertaintyConfig()
+    for contribution, limit in ((np.stack([1 - cancelled / 2, -cancelled / 2], axis=1), 0.95), (np.ones((21, 2)), 0.5)):
+        divided = replace(explanation, contribution=contribution)
+        info = fit_uncertainty(prediction, target, divided, task=BINARY, config=config, guarantee="exact")
+        assert info.disagreement_limit == pytest.approx(limit)
 
 
 def test_what_is_measured_is_counted_by_hand() -> None:
