@@ -114,15 +114,14 @@ def _arbitration_verdict(found: Arbitration) -> str:
         "helps": f"Asking {found.arbiter}, as validation rows suggest, helps: accuracy changes by {gain}.",
         "harms": f"Asking {found.arbiter}, as validation rows suggest, harms: accuracy changes by {gain}.",
         "unclear": f"Asking {found.arbiter}, as validation rows suggest, changes accuracy by {gain}: "
-        "that does not tell a help from chance. Abstaining is the safer way.",
+        "that does not tell a help from chance.",
     }
     return words[found.verdict]
 
 
 def _abstention_verdict(found: Disputed) -> str:
     if found.error_kept is None or found.error_abstained is None:
-        which = "every" if found.error_kept is None else "none"
-        return f"Of these rows the model abstains on {which}."
+        return f"Of these rows the model abstains on {'all' if found.error_kept is None else 'none'}."
     told = f"Of these rows the model commits itself on {found.num_kept}, {100 * found.error_kept:.1f} % of them wrong, and "
     return told + f"abstains on {found.num_abstained}, of which {100 * found.error_abstained:.1f} % would have been wrong."
 
