@@ -112,7 +112,8 @@ class Uncertainty(_Wire):
         "label cannot be ruled out. Regression: no bounded interval is known."
     )
     experts_disagree: bool | None = Field(
-        description="The disagreement is among the highest of held-out rows (GET /model: `uncertainty.disagreement_limit`)."
+        description="The disagreement is strong: among the highest of held-out rows and more than a half (GET /model: "
+        "`uncertainty.disagreement_limit`)."
     )
 
 

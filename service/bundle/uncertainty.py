@@ -19,7 +19,8 @@ contradict the answer, and more labels only raise the coverage. So no set is emp
     entropy        -sum p log p over log C, between 0 and 1; multilabel: mean over labels of the entropy of each, in bits
     disagreement   1 - |sum over experts of contribution| / sum of |contribution|, between 0 and 1: 0 where all experts
                    pull one way, 1 where their evidence cancels; towards the stated label
-    experts_disagree   disagreement above the quantile of held-out rows that the manifest holds
+    experts_disagree   disagreement above the manifest's limit: a high quantile of held-out rows, and at least half of the
+                   evidence
 
 Plain numpy over whole batches; knows nothing of how thresholds are found (`training.uncertainty`), requests or torch.
 Shapes: B records, E experts, C labels.

@@ -12,4 +12,5 @@ class UncertaintyConfig(Config):
     """
 
     coverage: float = Field(default=0.9, gt=0, lt=1)  # how often a set or interval holds the truth, for every class
-    disagreement_quantile: float = Field(default=0.95, gt=0, lt=1)  # of held-out rows, above which experts are said to disagree
+    disagreement_quantile: float = Field(default=0.95, gt=0, lt=1)
+    """Of held-out rows: above it, and above a half of the evidence, experts are said to disagree."""
