@@ -25,6 +25,7 @@ from service.bundle.manifest import (
     ModelCard,
     Parity,
     TaskInfo,
+    UncertaintyInfo,
 )
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
@@ -57,6 +58,7 @@ class Material:
     example_record: dict[str, Any]
     reference: Mapping[str, Any]
     provenance: dict[str, Any]
+    uncertainty: UncertaintyInfo | None = None  # None for a model whose rows are not known
 
 
 def run_material(run: Path) -> Material:
@@ -84,12 +86,19 @@ def _material(checkpoint: Checkpoint, document: Mapping[str, Any]) -> Material:
         example_record=document["example"],
         reference=document["reference"],
         provenance={**checkpoint.provenance, "recipe": checkpoint.recipe.model_dump(mode="json", exclude={"model_card"})},
+        uncertainty=_uncertainty(document),
     )
 
 
 def _validity(part: Mapping[str, Any]) -> ExplanationValidity | None:
     """What was checked, if anything was."""
     return ExplanationValidity.model_validate(part["validity"]) if "validity" in part else None
+
+
+def _uncertainty(document: Mapping[str, Any]) -> UncertaintyInfo | None:
+    """What the run says of it; a run of an earlier version says nothing."""
+    told = document.get("uncertainty")
+    return None if told is None else UncertaintyInfo.model_validate(told["conformal"])
 
 
 def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bundle:
@@ -127,6 +136,7 @@ def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo
         metrics=material.metrics,
         explanation=material.explanation,
         explanation_validity=material.validity,
+        uncertainty=material.uncertainty,
         model_card=material.model_card,
         parity=parity,
         example=Example(record=material.example_record, answer=answer),

@@ -40,6 +40,7 @@ from service.bundle.manifest import (
     RiskBand,
     TaskInfo,
     TensorInfo,
+    UncertaintyInfo,
 )
 from service.bundle.output import OUTPUT_NAMES, Output
 from service.bundle.schema import CategoricalFeature, FeatureSchema, Modality, NumericFeature
@@ -183,7 +184,13 @@ def tiny_answer() -> Answer:
     return Answer.model_validate({name: getattr(output, name)[0].tolist() for name in OUTPUT_NAMES})
 
 
-def tiny_manifest(files: dict[str, FileInfo], *, answer: Answer | None = None, missing: str = "learned") -> Manifest:
+def tiny_manifest(
+    files: dict[str, FileInfo],
+    *,
+    answer: Answer | None = None,
+    missing: str = "learned",
+    uncertainty: UncertaintyInfo | None = None,
+) -> Manifest:
     """The manifest of the tiny bundle around `files`."""
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -198,6 +205,7 @@ def tiny_manifest(files: dict[str, FileInfo], *, answer: Answer | None = None, m
         calibration=CALIBRATION,
         metrics={"test": {"auroc": MetricValue(value=0.8, low=0.75, high=0.85)}},
         explanation=_dataset_explanation(),
+        uncertainty=uncertainty,
         model_card=_MODEL_CARD,
         parity=Parity(atol=1e-4, max_abs_diff=1e-7, cases=3),
         example=Example(record=tiny_example(), answer=answer or tiny_answer()),
@@ -255,11 +263,19 @@ def tiny_reference() -> dict[str, Any]:
     return {"prediction": histogram(output.prediction[:, -1]), "expert_weights": weights}
 
 
-def write_tiny_bundle(folder: Path, *, poisoned: bool = False, answer: Answer | None = None, missing: str = "learned") -> Bundle:
+def write_tiny_bundle(
+    folder: Path,
+    *,
+    poisoned: bool = False,
+    answer: Answer | None = None,
+    missing: str = "learned",
+    uncertainty: UncertaintyInfo | None = None,
+) -> Bundle:
     """Write the tiny bundle to `folder`, which must not exist yet.
 
     `poisoned`: one creatinine (`POISON`) makes the graph answer NaN. `answer`: another recorded answer than the true
     one, so that replaying the example fails. `missing`: "reject" refuses records without one of the modalities.
+    `uncertainty`: without it the bundle does not say how sure its predictions are.
     """
     import json
 
@@ -267,4 +283,6 @@ def write_tiny_bundle(folder: Path, *, poisoned: bool = False, answer: Answer | 
         onnx.save(tiny_graph(poisoned=poisoned), staged / MODEL_FILE)
         (staged / REFERENCE_FILE).write_text(json.dumps(tiny_reference()))
 
-    return write_bundle(folder, fill=fill, manifest=lambda files: tiny_manifest(files, answer=answer, missing=missing))
+    return write_bundle(
+        folder, fill=fill, manifest=lambda files: tiny_manifest(files, answer=answer, missing=missing, uncertainty=uncertainty)
+    )

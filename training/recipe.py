@@ -15,6 +15,7 @@ from training.errors import RecipeError
 from training.model.build import ModelConfig
 from training.objectives.config import FOREIGN_KEYS, ObjectiveConfig
 from training.train_config import TrainConfig
+from training.uncertainty.config import UncertaintyConfig
 from training.validity.config import ValidityConfig
 
 RECIPE_FILE = "recipe.json"  # in a run folder
@@ -34,6 +35,7 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     validity: ValidityConfig = ValidityConfig()
+    uncertainty: UncertaintyConfig = UncertaintyConfig()
     model_card: ModelCard = NOT_STATED
 
     @model_validator(mode="after")

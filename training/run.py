@@ -32,12 +32,13 @@ from training.model.mixture import I2MoE
 from training.objectives.config import ObjectiveConfig
 from training.objectives.paper import PaperObjective
 from training.progress import show_progress
-from training.recipe import RECIPE_FILE, Recipe
+from training.recipe import RECIPE_FILE, Recipe, read_recipe
 from training.reference import reference, typical_record
 from training.report import write_report
 from training.stages import Trained, remove_states, train_stages
 from training.tasks import Task, make_task
 from training.trainer import Trainer
+from training.uncertainty.assessment import assess_run
 from training.validity.rows_file import explained_rows, save_rows
 
 
@@ -100,15 +101,14 @@ def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer[I2MoE], train
 
 def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
     """Make RUN, or check that it is the same run. Raises `RunError`."""
-    text = recipe.model_dump_json(indent=1)
     recipe_path = out / RECIPE_FILE
     if resume:
-        if recipe_path.exists() and recipe_path.read_text() != text:
+        if recipe_path.exists() and read_recipe(out) != recipe:
             raise RunError(f"{out}: was started with another recipe; use another folder or the same recipe and --set values")
     elif out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty; add --resume to continue that run, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    recipe_path.write_text(text)
+    recipe_path.write_text(recipe.model_dump_json(indent=1))
 
 
 def _tell(trainer: Trainer[Any], recipe: Recipe) -> None:
@@ -159,12 +159,14 @@ def finish(
     test_arrays, _ = dataset.part("test")
     train_arrays, _ = dataset.part("train")
     experts = checkpoint.model.roles
+    uncertainty = assess_run(checkpoint, dataset, evaluations)
     history = histories[FIRST_STAGE]
     later = {stage: epochs for stage, epochs in histories.items() if stage != FIRST_STAGE}
     document = {
         "model": checkpoint.recipe.name,
         "provenance": dict(checkpoint.provenance) | {"validity_seconds": round(evaluations["test"].validity_seconds, 1)},
         "splits": {split: evaluation.document() for split, evaluation in evaluations.items()},
+        "uncertainty": uncertainty.document(),
         "example": typical_record(train_arrays, checkpoint.schema),
         "reference": reference(evaluations["test"].output, test_arrays, checkpoint.schema, checkpoint.task, experts),
         "history": history,
@@ -174,6 +176,6 @@ def finish(
     write_metrics(document, out / METRICS_FILE)
     if (test := evaluations["test"]).validity is not None:
         save_rows(explained_rows(test.output, test.target, dataset.splits["test"], checkpoint.task), out)
-    write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE)
+    write_report(checkpoint, dataset, evaluations, history, out / REPORT_FILE, uncertainty=uncertainty)
     remove_states(out)
     return evaluations

@@ -19,6 +19,7 @@ _SAMPLES = tuple(float(2**i) for i in range(11))
 
 ROUTES = frozenset({"/predict", "/model", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"})
 OTHER_ROUTE = "other"
+FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
 
 
 def route_label(path: str) -> str:
@@ -45,6 +46,7 @@ class Metrics:
         self.samples = counter("samples_total", "Samples by outcome: ok, invalid, error", ["outcome"])
         self.rejected = counter("rejected_total", "Requests not answered, by error code", ["reason"])
         self.missing_modality = counter("missing_modality_total", "Scored samples without a modality", ["modality"])
+        self.flagged = counter("flagged_total", "Scored samples by flag: abstain, experts_disagree", ["flag"])
         self.expert_weight = histogram("expert_weight", "Weight of an expert per sample", ["expert"], buckets=_TENTHS)
         self.risk = histogram("risk", "Stated probability per sample (binary tasks: the risk)", buckets=_TENTHS)
         self.queue_depth = gauge("queue_depth", "Samples that wait", mode="livesum")
@@ -54,6 +56,8 @@ class Metrics:
         )
         for outcome in ("ok", "invalid", "error"):
             self.samples.labels(outcome)
+        for flag in FLAGS:
+            self.flagged.labels(flag)
 
     def _histogram(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS) -> Histogram:
         return Histogram(f"i2moe_{name}", text, labels, buckets=buckets, registry=self._registry)
@@ -65,7 +69,7 @@ class Metrics:
         return Gauge(f"i2moe_{name}", text, labels, multiprocess_mode=mode, registry=self._registry)
 
     def observe_predictions(self, predictions: Iterable[dict[str, Any]], *, has_risk: bool, modalities: Sequence[str]) -> None:
-        """Count what was answered: risk, weights and absent modalities, for drift."""
+        """Count what was answered: risk, absent modalities and raised flags, for drift."""
         for prediction in predictions:
             self.samples.labels("ok").inc()
             if has_risk:
@@ -73,6 +77,9 @@ class Metrics:
             for name in modalities:
                 if name in prediction["missing"]:
                     self.missing_modality.labels(name).inc()
+            for flag in FLAGS:
+                if prediction.get("uncertainty", {}).get(flag):
+                    self.flagged.labels(flag).inc()
 
     def observe_weights(self, experts: Sequence[str], weights: Sequence[Sequence[float]]) -> None:
         """Count the weights (E, B) that the experts got."""

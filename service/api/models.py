@@ -79,6 +79,45 @@ class Explanation(_Wire):
     experts: list[Expert]
 
 
+class Uncertainty(_Wire):
+    """How sure the model is of one prediction. Fields that the kind of task does not have are left out."""
+
+    set: list[str] | None = Field(
+        default=None,
+        description="The labels that cannot be ruled out at this coverage, always with the predicted one. Multilabel: those "
+        "whose presence cannot be ruled out.",
+    )
+    sure: list[str] | None = Field(default=None, description="Multilabel: the labels whose absence can be ruled out.")
+    interval: list[float | None] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Regression: from and to; null where not bounded, because too few rows were held out for this coverage.",
+    )
+    coverage: float = Field(
+        gt=0,
+        lt=1,
+        description="How often such sets or intervals hold the truth, for every class (multilabel: for every label) on its own. "
+        "Guaranteed where GET /model says `uncertainty.guarantee` = exact and records are like the held-out rows.",
+    )
+    entropy: Probability | None = Field(
+        default=None, description="Predictive entropy over its maximum: 0 is certain, 1 knows nothing. Not for regression."
+    )
+    half_width: float | None = Field(default=None, description="Regression: half the interval's width, in the outcome's unit.")
+    disagreement: Probability | None = Field(
+        description="How much of the experts' evidence cancels: 1 - |sum of contributions| / sum of |contribution|. 0: all "
+        "experts pull one way. Null for a model without experts to compare."
+    )
+    abstain: bool = Field(
+        description="The model does not commit itself: the set holds another label too. Multilabel: the absence of the stated "
+        "label cannot be ruled out. Regression: no bounded interval is known."
+    )
+    experts_disagree: bool | None = Field(
+        description="The disagreement is strong: among the highest of held-out rows and more than a half (GET /model: "
+        "`uncertainty.disagreement_limit`)."
+    )
+
+
 class Prediction(_Wire):
     """The answer to one record."""
 
@@ -91,6 +130,7 @@ class Prediction(_Wire):
     )
     probabilities: dict[str, float] = Field(description="Calibrated, per label.")
     risk_band: str | None = Field(description="The band the risk falls into, where the model defines bands.")
+    uncertainty: Uncertainty | None = Field(default=None, description="Left out where the bundle does not say.")
     explanation: Explanation | None = Field(default=None, description="Left out when `explain` is false.")
     missing: list[str] = Field(description="Features and modalities without a value: `labs.crea`, or `labs` for all of it.")
     warnings: list[str] = Field(description="Remarkable values: outside the range seen in training, unknown categories.")
@@ -141,6 +181,9 @@ class ModelResponse(_Wire):
     features: dict[str, Any] = Field(description="Per modality its features with kind, unit, range and vocabulary.")
     calibration: dict[str, Any]
     metrics: dict[str, Any] = Field(description="Figures per split, with 95 % intervals.")
+    uncertainty: dict[str, Any] | None = Field(
+        description="How prediction sets or intervals and flags are made, whether coverage is guaranteed, and what was measured."
+    )
     model_card: dict[str, Any]
     graph: dict[str, Any]
     parity: dict[str, Any]

@@ -100,12 +100,19 @@ def flatten(prediction: Prediction) -> dict[str, Any]:
     row = {key: prediction.get(key) for key in ("id", "status", "label", "probability", "risk_band")}
     row["error"] = prediction.get("error", {}).get("message")
     row |= {key: "; ".join(prediction.get(key, [])) or None for key in ("missing", "warnings")}
+    row |= _flat_uncertainty(prediction.get("uncertainty") or {})
     explanation = prediction.get("explanation") or {"experts": []}
     row |= {key: explanation.get(key) for key in ("dominant", "agreement", "summary")}
     for expert in explanation["experts"]:
         row[f"weight {expert['name']}"] = expert["weight"]
         row[f"contribution {expert['name']}"] = expert["contribution"]
     return row
+
+
+def _flat_uncertainty(uncertainty: dict[str, Any]) -> dict[str, Any]:
+    low, high = uncertainty.get("interval", (None, None))
+    row: dict[str, Any] = {"set": "; ".join(uncertainty.get("set", [])) or None, "interval_low": low, "interval_high": high}
+    return row | {key: uncertainty.get(key) for key in ("entropy", "disagreement", "abstain", "experts_disagree")}
 
 
 def write_predictions(predictions: Iterator[Prediction], out: Path) -> int:
@@ -149,7 +156,7 @@ def describe(bundle: Bundle) -> str:
         f"  parity       {manifest.parity.max_abs_diff:.1e} over {manifest.parity.cases} cases (limit {manifest.parity.atol:g})",
     ]
     lines += [f"  input        {m.name}: {len(m.features)} features, {m.width} columns" for m in manifest.features.modalities]
-    lines += _describe_metrics(manifest) + _describe_experts(manifest)
+    lines += _describe_metrics(manifest) + _describe_uncertainty(manifest) + _describe_experts(manifest)
     lines += describe_validity(manifest.explanation_validity)
     lines += [f"  {key:<12} {value}" for key, value in manifest.model_card.model_dump().items()]
     return "\n".join(lines)
@@ -164,6 +171,18 @@ def _describe_metrics(manifest: Manifest) -> list[str]:
         )
         for split, values in manifest.metrics.items()
     ]
+
+
+def _describe_uncertainty(manifest: Manifest) -> list[str]:
+    info = manifest.uncertainty
+    if info is None:
+        return []
+    kind = "intervals" if manifest.task.kind == "regression" else "sets"
+    told = f"  uncertainty  {info.method} {kind}, coverage {info.coverage:g} ({info.guarantee}, {info.num_rows} rows)"
+    if info.measured is None:
+        return [told]
+    found = info.measured
+    return [f"{told}; on {found.split} rows {found.coverage:.3f}, abstains in {100 * found.abstain_rate:.0f} %"]
 
 
 def _describe_experts(manifest: Manifest) -> list[str]:

@@ -12,6 +12,7 @@ from service.bundle.explanation import Explanation, explain, risk_band, summaris
 from service.bundle.manifest import Manifest
 from service.bundle.output import Output
 from service.bundle.schema import EncodedRecord
+from service.bundle.uncertainty import Uncertainty, assess, caution, tell
 
 Prediction = dict[str, Any]
 _DIGITS = 6  # enough for every reader, and float32 holds no more
@@ -26,7 +27,10 @@ def build_predictions(
     with_explanation: bool = True,
 ) -> list[Prediction]:
     """One prediction per record, in order. `output` holds the rows of exactly these records."""
-    batch = _Batch(output, explain(output, manifest.task, manifest.calibration), manifest)
+    explanation = explain(output, manifest.task, manifest.calibration)
+    info = manifest.uncertainty
+    uncertainty = None if info is None else assess(output.prediction, explanation, manifest.task, info)
+    batch = _Batch(output, explanation, manifest, uncertainty)
     return [
         batch.prediction(row, record, record_id, with_explanation=with_explanation)
         for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
@@ -46,6 +50,7 @@ class _Batch:
     output: Output
     explanation: Explanation
     manifest: Manifest
+    uncertainty: Uncertainty | None  # None for a bundle that does not say
 
     def prediction(self, row: int, record: EncodedRecord, record_id: str | None, *, with_explanation: bool) -> Prediction:
         task = self.manifest.task
@@ -59,8 +64,11 @@ class _Batch:
             "probabilities": dict(zip(task.labels, probabilities, strict=True)),
             "risk_band": risk_band(float(self.output.prediction[row, -1]), task),
         }
+        uncertainty = self._uncertainty(row)
+        if uncertainty is not None:  # belongs to the prediction, explained or not
+            told["uncertainty"] = uncertainty
         if with_explanation:
-            told["explanation"] = self._explanation(row)
+            told["explanation"] = self._explanation(row, uncertainty)
         told["missing"] = list(record.missing)
         told["warnings"] = list(record.warnings)
         return told
@@ -69,12 +77,25 @@ class _Batch:
         """Whose probability is stated: the event's for binary tasks (the risk), else the predicted label's."""
         return len(self.manifest.task.labels) - 1 if self.manifest.task.kind == "binary" else int(self.explanation.label[row])
 
-    def _explanation(self, row: int) -> dict[str, Any]:
+    def _uncertainty(self, row: int) -> dict[str, Any] | None:
+        info, task = self.manifest.uncertainty, self.manifest.task
+        if self.uncertainty is None or info is None:
+            return None
+        return tell(self.uncertainty, row, self.output.prediction[row], task=task, info=info)
+
+    def _summary(self, row: int, uncertainty: dict[str, Any] | None) -> str:
+        manifest, explanation, info = self.manifest, self.explanation, self.manifest.uncertainty
+        label = manifest.task.labels[explanation.label[row]]
+        warning = "" if uncertainty is None or info is None else caution(uncertainty, label, info)
+        prediction = self.output.prediction[row]
+        return summarise(explanation, row, prediction, task=manifest.task, experts=manifest.experts, caution=warning)
+
+    def _explanation(self, row: int, uncertainty: dict[str, Any] | None) -> dict[str, Any]:
         manifest, explanation = self.manifest, self.explanation
         return {
             "dominant": manifest.experts[explanation.dominant[row]].name,
             "agreement": _rounded(explanation.agreement[row]),
-            "summary": summarise(explanation, row, self.output.prediction[row], task=manifest.task, experts=manifest.experts),
+            "summary": self._summary(row, uncertainty),
             "experts": [self._expert(row, e) for e in range(len(manifest.experts))],
         }
 

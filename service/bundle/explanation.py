@@ -137,18 +137,27 @@ def risk_band(risk: float, task: TaskInfo) -> str | None:
     return next(below, task.risk_bands[-1].name)
 
 
-def summarise(explanation: Explanation, row: int, prediction_C: Floats, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
+def summarise(
+    explanation: Explanation,
+    row: int,
+    prediction_C: Floats,
+    *,
+    task: TaskInfo,
+    experts: Sequence[ExpertInfo],
+    caution: str = "",  # further sentences, of `service.bundle.uncertainty`
+) -> str:
     """One sentence for a person: the risk, the strongest evidence and where it points, and how far the experts agree.
 
     A single expert is a baseline: it is compared with nobody, and the sentence says so.
     """
     label = int(explanation.label[row])
+    after = f" {caution}" if caution else ""
     if len(experts) == 1:
-        return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare."
+        return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
     parts = [_headline(prediction_C, label, task), _strongest(explanation, row, task=task, experts=experts)]
     if task.kind != "regression":
         parts.append(f"{_agreeing(float(explanation.agreement[row]), len(experts))} alone would say {task.labels[label]}")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." + after
 
 
 def _headline(prediction_C: Floats, label: int, task: TaskInfo) -> str:

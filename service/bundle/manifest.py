@@ -172,6 +172,46 @@ class DatasetExplanation(_Part):
     agreement: AgreementSummary | None = None
 
 
+class UncertaintyMeasured(_Part):
+    """What sets, intervals and flags were worth on rows that had no part in fitting them."""
+
+    split: str
+    num_rows: int
+    coverage: float  # share of rows (multilabel: of rows x labels) whose truth lies in the set or interval
+    coverage_by_class: dict[str, float]  # by true class; multilabel: by label; empty for regression
+    mean_set_size: float | None = None  # labels in a set; None for regression
+    abstain_rate: float
+    experts_disagree_rate: float | None = None
+    error: float  # over all rows: share wrong (multilabel: mean share of wrong labels), regression: mean absolute error
+    error_kept: float | None = None  # over rows that do not abstain; None where there are none
+    error_abstained: float | None = None
+    aurc: dict[str, MetricValue] = {}  # area under the risk-coverage curve, by what orders the rows; lower is better
+
+
+class UncertaintyInfo(_Part):
+    """Thresholds of split conformal prediction; `service.bundle.uncertainty` says what is done with them.
+
+    A threshold of None lets everything through: too few rows were held out to rule anything out at this coverage.
+    """
+
+    method: Literal["class-conditional", "per label", "absolute residual"]
+    coverage: float = Field(gt=0, lt=1)
+    guarantee: Literal["exact", "approximate"]  # approximate: the rows also chose the epoch and fitted the calibration
+    num_rows: int  # held out for this
+    thresholds: tuple[float | None, ...]  # by label, on 1 - probability; regression: one, the interval's half-width
+    thresholds_absent: tuple[float | None, ...] = ()  # multilabel: by label, on the probability, for its absence
+    disagreement_quantile: float = Field(default=0.95, gt=0, lt=1)
+    disagreement_limit: float | None = None  # that quantile over held-out rows, 0.5 at least; None for a single expert
+    measured: UncertaintyMeasured | None = None
+
+    def fits(self, task: TaskInfo) -> bool:
+        """Whether method and number of thresholds are those of a task."""
+        methods = {"regression": "absolute residual", "multilabel": "per label"}
+        absent = len(task.labels) if task.kind == "multilabel" else 0
+        found = (self.method, len(self.thresholds), len(self.thresholds_absent))
+        return found == (methods.get(task.kind, "class-conditional"), len(task.labels), absent)
+
+
 class ModelCard(_Part):
     """For the people who decide whether to use the model."""
 
@@ -226,6 +266,7 @@ class Manifest(_Part):
     metrics: dict[str, dict[str, MetricValue]] = {}
     explanation: DatasetExplanation | None = None
     explanation_validity: ExplanationValidity | None = None
+    uncertainty: UncertaintyInfo | None = None
     model_card: ModelCard
     parity: Parity
     example: Example
@@ -253,6 +294,15 @@ class Manifest(_Part):
             raise ValueError(f"expected distinct experts, found {names}")
         if unknown := {e.modality for e in self.experts} - {None, *self.features.names}:
             raise ValueError(f"experts of modalities {unknown}, which are not among {self.features.names}")
+        return self
+
+    @model_validator(mode="after")
+    def _uncertainty_fits(self) -> "Manifest":
+        if self.uncertainty is not None and not self.uncertainty.fits(self.task):
+            found = f"{self.uncertainty.method} with {len(self.uncertainty.thresholds)} thresholds"
+            raise ValueError(
+                f"uncertainty: expected that of a {self.task.kind} task of {len(self.task.labels)} labels, found {found}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,10 +69,15 @@ class SplitConfig(Config):
 
     With `folds`, a training run with seed r tests on fold `r mod folds` of the division drawn from `seed + r // folds`, so
     that runs 0 to k * folds - 1 are a k times repeated cross-validation.
+
+    `conformal` takes that share of all rows out of the training rows, for prediction sets and intervals alone
+    (`training.uncertainty`); validation and test rows stay what they are without it. A split column says it itself: rows
+    marked conformal.
     """
 
     validation: float | None = Field(default=None, gt=0, lt=1)
     test: float | None = Field(default=None, gt=0, lt=1)
+    conformal: float | None = Field(default=None, gt=0, lt=1)
     folds: int | None = Field(default=None, ge=2)
     seed: Seed | Literal["run"] = 0  # "run": the seed of the training run, so every seed has its own split
     column: str | None = None
@@ -84,10 +89,14 @@ class SplitConfig(Config):
             raise ValueError(f"needs one of test, folds and column, found {' and '.join(ways) or 'none'}")
         if (self.validation is None) != (self.column is not None):
             raise ValueError("needs a validation fraction, unless a column says the split")
+        if self.conformal is not None and self.column is not None:
+            raise ValueError(f"conformal is no fraction where a column says the split: mark rows conformal in {self.column}")
         if self.folds is not None and self.seed == "run":
             raise ValueError("with folds the run's seed chooses the fold; seed is a number, found 'run'")
-        if self.validation is not None and self.validation + self.test_fraction >= 1:
-            raise ValueError(f"validation {self.validation} and test {self.test_fraction:.3g} leave no training rows")
+        if self.validation is not None and self.validation + self.test_fraction + (self.conformal or 0) >= 1:
+            held_out = f"validation {self.validation} and test {self.test_fraction:.3g}"
+            more = f" and conformal {self.conformal}" if self.conformal is not None else ""
+            raise ValueError(f"{held_out}{more} leave no training rows")
         return self
 
     @property

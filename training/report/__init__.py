@@ -14,6 +14,7 @@ from training.data.dataset import Dataset
 from training.evaluation import Evaluation
 from training.files import write_text
 from training.report.content import Content, build_content
+from training.uncertainty.assessment import Assessment
 
 __all__ = ["write_report"]
 
@@ -26,12 +27,14 @@ def write_report(
     evaluations: dict[str, Evaluation],
     history: list[dict[str, Any]],
     path: Path,
+    *,
+    uncertainty: Assessment | None = None,
 ) -> None:
     """Write the page of a run, whole or not at all.
 
-    `evaluations` holds "validation" and "test", `history` one entry per epoch.
+    `evaluations` holds "validation" and "test", `history` one entry per epoch; without `uncertainty` its section is left out.
     """
-    write_text(_render(build_content(checkpoint, dataset, evaluations, history)), path)
+    write_text(_render(build_content(checkpoint, dataset, evaluations, history, uncertainty)), path)
 
 
 def _render(content: Content) -> str:

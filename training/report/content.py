@@ -13,12 +13,15 @@ from training.data.dataset import Dataset
 from training.data.split import Rows
 from training.evaluation import Evaluation, calibration_info
 from training.recipe import Recipe
-from training.report.curves import MAX_CURVES, true_labels
+from training.report.curves import MAX_CURVES
 from training.report.figures import draw_experts, draw_quality, draw_training
 from training.report.metrics import MetricRow, headline, metric_rows, metric_title
 from training.report.samples import ExplainedRows, Sample, absent_modalities, choose_samples
 from training.report.style import Picture, expert_colors
 from training.report.trust import TrustRow, draw_orders, trust_rows
+from training.report.uncertainty import UncertaintyContent, tell_uncertainty
+from training.tasks.metrics import true_labels
+from training.uncertainty.assessment import Assessment
 
 _TOLD_ELSEWHERE = frozenset({"num_rows", "notes", "best_epoch", "versions"})
 
@@ -72,10 +75,15 @@ class Content:
     decomposition: Mapping[str, Any]  # the figures that a decomposition rests on; empty for the paper's objective
     facts: Mapping[str, str]
     versions: Mapping[str, str]
+    uncertainty: UncertaintyContent | None
 
 
 def build_content(
-    checkpoint: Checkpoint, dataset: Dataset, evaluations: Mapping[str, Evaluation], history: list[dict[str, Any]]
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    evaluations: Mapping[str, Evaluation],
+    history: list[dict[str, Any]],
+    uncertainty: Assessment | None = None,
 ) -> Content:
     """Gather and draw."""
     task, recipe, provenance = checkpoint.task, checkpoint.recipe, checkpoint.provenance
@@ -110,6 +118,7 @@ def build_content(
         decomposition=provenance.get("decomposition", {}),
         facts={name.replace("_", " "): _text(value) for name, value in provenance.items() if name not in _TOLD_ELSEWHERE},
         versions={name: str(version) for name, version in provenance.get("versions", {}).items()},
+        uncertainty=None if uncertainty is None else tell_uncertainty(uncertainty, task),
     )
 
 

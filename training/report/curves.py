@@ -1,14 +1,13 @@
 """What the ROC and calibration plots show, as numbers: one label against the rest."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import TaskInfo
 from training.evaluation import Evaluation
-from training.tasks.metrics import ECE_BINS
+from training.tasks.metrics import ECE_BINS, true_labels
 
 Floats = NDArray[np.floating]
 MAX_CURVES = 7  # as many as a reader tells apart
@@ -33,11 +32,6 @@ class Reliability:
     low: Floats
     high: Floats
     count: NDArray[np.integer]
-
-
-def true_labels(target: NDArray[Any], task: TaskInfo) -> NDArray[np.bool_]:
-    """Which labels are true in which row (N, C); `target` holds positions (N,), for multilabel tasks 0/1 (N, C)."""
-    return target == 1 if task.kind == "multilabel" else target[:, None] == np.arange(len(task.labels))
 
 
 def one_vs_rest(evaluation: Evaluation, task: TaskInfo) -> list[Versus]:

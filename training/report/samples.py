@@ -10,7 +10,7 @@ from service.bundle.explanation import Explanation, Floats, describe_expert, joi
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from training.data.rows import RowArray, absent_rows
 from training.evaluation import Evaluation
-from training.report.curves import true_labels
+from training.tasks.metrics import true_labels
 
 Booleans = NDArray[np.bool_]
 _TIE_BREAK = 1e-4  # less than one expert's part of the agreement, for up to 10,000 experts

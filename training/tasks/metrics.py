@@ -5,6 +5,7 @@ per label (N, C) for multilabel, values (N,) for regression.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,11 @@ Metric = Callable[[Floats, NDArray[np.int64], TaskInfo], float] | Callable[[Floa
 ECE_BINS = 15
 _EPS = 1e-7
 LABEL_THRESHOLD = 0.5  # multilabel: from which calibrated probability a label is predicted
+
+
+def true_labels(target: NDArray[Any], task: TaskInfo) -> NDArray[np.bool_]:
+    """Which labels are true in which row (N, C); `target` holds positions (N,), for multilabel tasks 0/1 (N, C)."""
+    return target == 1 if task.kind == "multilabel" else target[:, None] == np.arange(len(task.labels))
 
 
 def log_loss(prediction_NC: Floats, target_N: Ints, task: TaskInfo) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from service.bundle import __main__ as module
 from service.bundle.__main__ import main, read_jsonl, write_predictions
+from service.bundle.manifest import UncertaintyInfo
 from service.bundle.predictor import num_cuda_devices
 from service.bundle.store import MANIFEST_FILE, Bundle
 from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, tiny_example, write_tiny_bundle
@@ -288,6 +289,28 @@ def test_a_file_of_another_table_is_a_failure(tmp_path: Path, capsys: pytest.Cap
     assert main(["predict", str(tmp_path / "bundle"), str(tmp_path / "in.csv"), "--out", str(out)]) == 1
     assert "none of 2 rows could be scored" in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == 2
+
+
+def test_tables_of_answers_tell_how_sure_they_are(tmp_path: Path) -> None:
+    """Set, entropy, disagreement and both flags have columns, empty where a record was refused or a bundle does not say."""
+    known = UncertaintyInfo(
+        method="class-conditional",
+        coverage=0.9,
+        guarantee="exact",
+        num_rows=40,
+        thresholds=(0.6, 0.8),
+        disagreement_limit=0.2,
+    )
+    source, out = write_jsonl(tmp_path / "in.jsonl", RECORDS), tmp_path / "out.csv"
+    bundle = write_tiny_bundle(tmp_path / "sure", uncertainty=known)
+    assert predict(bundle, source, out) == 0
+    first, second, _ = read_answers(out)
+    assert (first["set"], first["abstain"], first["experts_disagree"]) == ("alive; dead", True, False)
+    assert (first["entropy"], first["disagreement"], first["interval_low"]) == (pytest.approx(0.999549, abs=1e-6), 0.0, None)
+    assert (second["set"], second["abstain"]) == (None, None)
+    assert "uncertainty  class-conditional sets, coverage 0.9 (exact, 40 rows)" in module.describe(bundle)
+    assert predict(write_tiny_bundle(tmp_path / "silent"), source, out) == 0
+    assert [row["abstain"] for row in read_answers(out)] == [None] * 3
 
 
 def test_flat_rows_keep_warnings_and_what_is_missing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.config import SplitConfig
-from training.data.split import SPLITS, split_rows
+from training.data.split import CONFORMAL, SPLITS, split_rows
 from training.errors import DataError
 
 FRACTIONS = SplitConfig(validation=0.2, test=0.2)
@@ -124,3 +124,63 @@ def test_too_few_rows_are_told() -> None:
     """A class of one row cannot be in three splits."""
     with pytest.raises(DataError, match=r"split: 5 groups of rows cannot be divided at 0.2"):
         split_rows(pl.DataFrame({"x": range(5)}), np.array([0, 0, 0, 0, 1]), FRACTIONS, group=None, seed=0)
+
+
+WITH_CONFORMAL = FRACTIONS.model_copy(update={"conformal": 0.1})
+
+
+@pytest.mark.parametrize("ways", [{"test": 0.2}, {"folds": 5}])
+def test_conformal_rows_come_out_of_the_training_rows_alone(ways: dict[str, float]) -> None:
+    """Validation and test rows are those of the same recipe without conformal rows, and no row is lost."""
+    frame, target = labelled(1000)
+    plain = split_rows(frame, target, SplitConfig(validation=0.2, **ways), group=None, seed=1)
+    splits = split_rows(frame, target, SplitConfig(validation=0.2, conformal=0.1, **ways), group=None, seed=1)
+    assert tuple(splits) == (*SPLITS, CONFORMAL)
+    for name in ("validation", "test"):
+        np.testing.assert_array_equal(splits[name], plain[name])
+    both = np.concatenate([splits["train"], splits[CONFORMAL]])
+    np.testing.assert_array_equal(np.sort(both), plain["train"])
+    assert len(splits[CONFORMAL]) == 100
+    assert abs(target[splits[CONFORMAL]].sum() - target.mean() * 100) <= 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(num_rows=st.integers(150, 400), seed=st.integers(0, 1000))
+def test_conformal_rows_are_one_of_each_group_that_is_nowhere_else(num_rows: int, seed: int) -> None:
+    """No patient of the conformal rows is in another split or twice among them: one row of a new patient is like them."""
+    frame, target = labelled(num_rows, share=0.3, seed=seed)
+    splits = split_rows(frame, target, WITH_CONFORMAL, group="patient", seed=seed)
+    patients = {name: frame["patient"].gather(rows.tolist()).to_list() for name, rows in splits.items()}
+    assert len(set(patients[CONFORMAL])) == len(patients[CONFORMAL])
+    assert not set(patients[CONFORMAL]) & {p for name in SPLITS for p in patients[name]}
+
+
+def test_the_row_kept_of_a_group_is_drawn_at_random() -> None:
+    """Neither always the first nor always the last row of a patient stands for it."""
+    frame = pl.DataFrame({"patient": [f"p{i // 3}" for i in range(300)]})
+    target = np.tile([0, 1, 0], 100)
+    rows = split_rows(frame, target, WITH_CONFORMAL, group="patient", seed=0)[CONFORMAL]
+    assert len(rows) == 10
+    assert set((rows % 3).tolist()) == {0, 1, 2}
+
+
+def test_a_column_may_mark_conformal_rows() -> None:
+    """Rows marked conformal are a fourth split, which may lack a class; without the word there are three."""
+    splits = ["train", "test", "validation", "train", "test", "validation", "conformal"]
+    target = np.array([0, 0, 0, 1, 1, 1, 1])
+    rows = split_rows(pl.DataFrame({"split": splits}), target, SplitConfig(column="split"), group=None, seed=0)
+    assert rows[CONFORMAL].tolist() == [6]
+    frame = pl.DataFrame({"split": splits, "patient": ["a", "b", "c", "d", "e", "f", "a"]})
+    with pytest.raises(DataError, match="puts 1 groups of patient into two splits"):
+        split_rows(frame, target, SplitConfig(column="split"), group="patient", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({"column": "fold", "conformal": 0.1}, "mark rows conformal in fold"),
+     ({"validation": 0.4, "test": 0.4, "conformal": 0.2}, "and test 0.4 and conformal 0.2 leave no training rows")],
+)  # fmt: skip
+def test_conformal_rows_that_cannot_be_had_are_told(values: dict[str, float | str], told: str) -> None:
+    """A fraction beside a split column, and fractions that leave nothing to train on."""
+    with pytest.raises(ValueError, match=told):
+        SplitConfig.model_validate(values)

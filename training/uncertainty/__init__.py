@@ -1,0 +1,1 @@
+"""How sure predictions are, measured: conformal thresholds, selective prediction, arbitration between experts."""
