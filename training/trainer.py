@@ -15,9 +15,9 @@ from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from training import distributed
+from training.averaging import WeightAverage
 from training.batches import Batches, MicroBatch, micro_batches
 from training.checkpoint import CHECKPOINT_FORMAT, FIRST_STAGE, load_document, save_atomically, state_file
 from training.data.dataset import Dataset
@@ -48,7 +48,7 @@ class TrainingState(Generic[Model]):
     """All that changes from epoch to epoch."""
 
     model: Model
-    average: AveragedModel
+    average: WeightAverage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of losses whose gradients float16 could not hold; does nothing for other precisions
     next_epoch: int = 0
@@ -142,7 +142,8 @@ class Trainer(Generic[Model]):
         groups = parameter_groups(model, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        self.state = TrainingState(model, AveragedModel(model, multi_avg_fn=self._average), optimizer, scaler)
+        self.state = TrainingState(model, WeightAverage(model, config.ema_decay), optimizer, scaler)
+        self.parameters = list(model.parameters())
         self.losses = distributed.share_gradients(LossModule(objective, model))
         self.steps_per_epoch = math.ceil(len(target) / config.batch_size)
 
@@ -203,7 +204,7 @@ class Trainer(Generic[Model]):
         state.optimizer.zero_grad()
         told = torch.stack([self._backward(batch, next(inputs), shared=i == last) for i, batch in enumerate(step)]).sum(dim=0)
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), self.config.max_grad_norm)
+        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.average.update_parameters(state.model)
@@ -234,13 +235,6 @@ class Trainer(Generic[Model]):
         if self.config.schedule == "constant":
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-    def _average(self, averages: Any, currents: Any, num_averaged: Any) -> None:
-        """Exponential moving average whose memory grows to `ema_decay`, so that early averages forget the start."""
-        steps = float(num_averaged)
-        decay = min(self.config.ema_decay, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, currents, 1 - decay)
 
     def _evaluated(self) -> Model:
         """The model that validates: the average's, or with ema_decay 0 the trained one itself."""
