@@ -10,7 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 class WeightAverage(AveragedModel):
     """An exponential moving average whose memory grows to `decay`, so that early averages forget the start.
 
-    average <- d average + (1 - d) weights, d = min(decay, (1 + t) / (10 + t)) after t updates; the first copies. Buffers are copied.
+    average <- d average + (1 - d) weights, d = min(decay, (1 + t) / (10 + t)) after t updates; the first copies, as do
+    buffers always.
     torch's own class with its tensors looked up once: a walk through a small model's modules takes longer than averaging.
     """
 
