@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.bundle.attribution import ExpertAttribution, RecordAttribution
 from service.bundle.errors import Problem
 from service.bundle.explanation import Explanation, explain, risk_band, summarise
 from service.bundle.manifest import Manifest
@@ -14,6 +15,7 @@ from service.bundle.output import Output
 from service.bundle.schema import EncodedRecord
 
 Prediction = dict[str, Any]
+_UNATTRIBUTED = "the contributions could not be attributed to features"
 _DIGITS = 6  # enough for every reader, and float32 holds no more
 
 
@@ -24,9 +26,13 @@ def build_predictions(
     manifest: Manifest,
     *,
     with_explanation: bool = True,
+    attributions: Sequence[RecordAttribution | None] | None = None,
 ) -> list[Prediction]:
-    """One prediction per record, in order. `output` holds the rows of exactly these records."""
-    batch = _Batch(output, explain(output, manifest.task, manifest.calibration), manifest)
+    """One prediction per record, in order. `output` holds the rows of exactly these records.
+
+    With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
+    """
+    batch = _Batch(output, explain(output, manifest.task, manifest.calibration), manifest, attributions)
     return [
         batch.prediction(row, record, record_id, with_explanation=with_explanation)
         for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
@@ -46,6 +52,7 @@ class _Batch:
     output: Output
     explanation: Explanation
     manifest: Manifest
+    attributions: Sequence[RecordAttribution | None] | None
 
     def prediction(self, row: int, record: EncodedRecord, record_id: str | None, *, with_explanation: bool) -> Prediction:
         task = self.manifest.task
@@ -62,7 +69,8 @@ class _Batch:
         if with_explanation:
             told["explanation"] = self._explanation(row)
         told["missing"] = list(record.missing)
-        told["warnings"] = list(record.warnings)
+        unattributed = self.attributions is not None and self.attributions[row] is None
+        told["warnings"] = [*record.warnings, *([_UNATTRIBUTED] if unattributed else [])]
         return told
 
     def stated(self, row: int) -> int:
@@ -71,11 +79,24 @@ class _Batch:
 
     def _explanation(self, row: int) -> dict[str, Any]:
         manifest, explanation = self.manifest, self.explanation
+        dominant = int(explanation.dominant[row])
+        attribution = self.attributions[row] if self.attributions is not None else None
+        leading = attribution[dominant].features if attribution is not None else ()
         return {
-            "dominant": manifest.experts[explanation.dominant[row]].name,
+            "dominant": manifest.experts[dominant].name,
             "agreement": _rounded(explanation.agreement[row]),
-            "summary": summarise(explanation, row, self.output.prediction[row], task=manifest.task, experts=manifest.experts),
-            "experts": [self._expert(row, e) for e in range(len(manifest.experts))],
+            "summary": summarise(
+                explanation,
+                row,
+                self.output.prediction[row],
+                task=manifest.task,
+                experts=manifest.experts,
+                leading=leading,
+            ),
+            "experts": [
+                self._expert(row, e) | (_tell_features(attribution[e]) if attribution is not None else {})
+                for e in range(len(manifest.experts))
+            ],
         }
 
     def _expert(self, row: int, e: int) -> dict[str, Any]:
@@ -90,6 +111,15 @@ class _Batch:
             "contribution": _rounded(explanation.contribution[row, e]),
             "contribution_share": _rounded(explanation.share[row, e]),
         }
+
+
+def _tell_features(attribution: ExpertAttribution) -> dict[str, Any]:
+    return {
+        "features": [{"name": name, "attribution": round(value, _DIGITS)} for name, value in attribution.features],
+        "rest": round(attribution.rest, _DIGITS),
+        "base": round(attribution.base, _DIGITS),
+        "gap": round(attribution.gap, _DIGITS),
+    }
 
 
 def _rounded(values: Any) -> Any:
