@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service.bundle.__main__ import main
 from service.bundle.attribution import NUM_TOLD, Attribution, attribution_outputs, one_hot, tell_attribution, tell_attributions
 from service.bundle.errors import BundleError, InferenceError
 from service.bundle.features import ArrayFeature, CodesFeature, NumericFeature
@@ -108,8 +110,6 @@ def test_the_file_is_checked_like_every_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_bundles_without_the_graph_still_open_and_answer(tmp_path: Path, version: int) -> None:
     """A manifest of either version that never heard of attribution."""
-    import json
-
     bundle = write_tiny_bundle(tmp_path / "bundle")
     document = json.loads((bundle.path / "manifest.json").read_text())
     document = {k: v for k, v in document.items() if not k.startswith("attribution")} | {"format_version": version}
@@ -117,3 +117,22 @@ def test_bundles_without_the_graph_still_open_and_answer(tmp_path: Path, version
     opened = open_bundle(bundle.path)
     assert opened.attribution_path is None
     assert Predictor(opened, provider="cpu").replay_example() < 1e-5
+
+
+def test_a_file_is_scored_with_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`predict --features`: every row's experts with theirs, a row whose attribution fails with a warning; else refused."""
+    bundle = write_attributed_bundle(tmp_path / "bundle", poisoned=True).path
+    rows = [{"labs": {"crea": value}} for value in (4.0, 9.75, 3.0, *[2.0] * 8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["predict", str(bundle), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl"), "--provider", "cpu"]
+    assert main([*command, "--features"]) == 0
+    told = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [bool(prediction["warnings"]) for prediction in told] == [False, True, *[False] * 9]
+    assert "features" not in told[1]["explanation"]["experts"][0]
+    values = [abs(told[i]["explanation"]["experts"][0]["features"][0]["attribution"]) for i in (0, 2, 10)]
+    assert values == [pytest.approx(0.4 * change, abs=1e-5) for change in (3, 2, 1)]
+    assert main(command) == 0
+    assert "features" not in json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["explanation"]["experts"][0]
+    command[1] = str(write_tiny_bundle(tmp_path / "plain").path)
+    assert main([*command, "--features"]) == 1
+    assert "has no graph that attributes contributions to features" in capsys.readouterr().err
