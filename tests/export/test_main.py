@@ -10,7 +10,6 @@ from export.__main__ import main
 from service.bundle.predictor import Predictor
 from service.bundle.store import open_bundle
 
-
 PLAIN = ("--attribution-points", "0")  # a second graph takes long, and has tests of its own
 
 
