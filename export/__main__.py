@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.errors import ExportError
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.manifest import Manifest
 from service.bundle.store import Bundle
 from training.errors import TrainingError
 
@@ -16,6 +17,12 @@ _RELEASED = "released"
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; must not exist")
     parser.add_argument("--precision", choices=["fp32"], default="fp32", help="number format of the graph")
+    parser.add_argument(
+        "--attribution-points",
+        type=int,
+        default=16,
+        help="points of the path by which contributions are attributed to features; 0: a bundle without that graph",
+    )
     parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu", help="hardware the bundle is meant for")
 
 
@@ -42,11 +49,12 @@ def _export(arguments: Sequence[str]) -> Bundle:
         from export.bundle import export_bundle
         from export.released import released_material
 
-        return export_bundle(released_material(args.checkpoint, args.config), args.out, target=args.target)
+        material = released_material(args.checkpoint, args.config)
+        return export_bundle(material, args.out, target=args.target, attribution_points=args.attribution_points)
     args = _run_parser().parse_args(arguments)
     from export.bundle import export_bundle, run_material
 
-    return export_bundle(run_material(args.run), args.out, target=args.target)
+    return export_bundle(run_material(args.run), args.out, target=args.target, attribution_points=args.attribution_points)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     parity = bundle.manifest.parity
     print(f"bundle written to {bundle.path}: {parity.cases} cases agree to {parity.max_abs_diff:.1e} (limit {parity.atol:g})")
+    print(_attribution(bundle.manifest))
     return 0
+
+
+def _attribution(manifest: Manifest) -> str:
+    """One line on the second graph."""
+    if (info := manifest.attribution) is None:
+        return f"no attribution to features: {manifest.attribution_left_out or 'not asked for'}"
+    found = info.completeness
+    return (
+        f"attribution to features by {info.num_points} points leaves {found.mean_gap / found.mean_change:.2%} untold on average"
+    )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from export.attribution import attribution_info, build_attribution, verify_attribution
+from export.errors import ExportError
 from export.graph import build_graph, graph_info, save_graph
 from export.verify import verify
+from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
     Answer,
+    AttributionInfo,
     CalibrationInfo,
     DatasetExplanation,
     Example,
@@ -30,7 +34,7 @@ from service.bundle.manifest import (
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
 from service.bundle.schema import FeatureSchema
-from service.bundle.store import MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
+from service.bundle.store import ATTRIBUTION_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
 from service.bundle.validity import ExplanationValidity
 from training.checkpoint import METRICS_FILE, Checkpoint, load_checkpoint
 from training.errors import RunError
@@ -101,8 +105,11 @@ def _uncertainty(document: Mapping[str, Any]) -> UncertaintyInfo | None:
     return None if told is None else UncertaintyInfo.model_validate(told["conformal"])
 
 
-def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bundle:
-    """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind."""
+def export_bundle(material: Material, out: Path, *, target: str = "cpu", attribution_points: int = 0) -> Bundle:
+    """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind.
+
+    With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one.
+    """
     verified: dict[str, Any] = {}
 
     def fill(folder: Path) -> None:
@@ -114,6 +121,8 @@ def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bund
         predictor = Predictor(Bundle(folder, draft), provider="cpu")
         parity = verify(predictor, material.model, material.schema)
         verified.update(graph=info, parity=parity, answer=_answer(predictor, material))
+        if attribution_points:
+            verified["attribution"] = _add_attribution(material, folder, draft, num_points=attribution_points)
 
     def manifest(files: dict[str, FileInfo]) -> Manifest:
         return _manifest(material, files=files, **verified)
@@ -121,7 +130,29 @@ def export_bundle(material: Material, out: Path, *, target: str = "cpu") -> Bund
     return write_bundle(out, fill=fill, manifest=manifest)
 
 
-def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo], parity: Parity, answer: Answer) -> Manifest:
+def _add_attribution(material: Material, folder: Path, draft: Manifest, *, num_points: int) -> AttributionInfo | str:
+    """Write and verify the second graph; where that fails leave no file, and answer why."""
+    path, parts = folder / ATTRIBUTION_FILE, (material.model, material.schema, material.task)
+    try:
+        graph = build_attribution(*parts, num_points=num_points)
+        save_graph(graph, path)
+        info = attribution_info(graph, num_points=num_points)
+        predictor = Predictor(Bundle(folder, draft.model_copy(update={"attribution": info})), provider="cpu")
+        return verify_attribution(predictor, info, *parts)
+    except (ExportError, InferenceError) as error:
+        path.unlink(missing_ok=True)
+        return str(error)
+
+
+def _manifest(
+    material: Material,
+    *,
+    graph: GraphInfo,
+    files: dict[str, FileInfo],
+    parity: Parity,
+    answer: Answer,
+    attribution: AttributionInfo | str | None = None,
+) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         name=material.name,
@@ -141,6 +172,8 @@ def _manifest(material: Material, *, graph: GraphInfo, files: dict[str, FileInfo
         parity=parity,
         example=Example(record=material.example_record, answer=answer),
         provenance=material.provenance,
+        attribution=None if isinstance(attribution, str) else attribution,
+        attribution_left_out=attribution if isinstance(attribution, str) else None,
     )
 
 

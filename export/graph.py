@@ -8,7 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -44,7 +44,7 @@ class _CleanPass(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter tells users about its own internals; what matters to ours is checked afterwards."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -61,7 +61,7 @@ def build_graph(model: I2MoE, schema: FeatureSchema) -> onnx.ModelProto:
     """Trace the model's clean pass. Raises `GraphError` when the result breaks a rule of this module."""
     inputs = tuple(torch.zeros(_TRACED_BATCH, modality.width) for modality in schema.modalities)
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
-    with _quiet_exporter():
+    with quiet_exporter():
         program = torch.onnx.export(
             _CleanPass(model).eval(),
             inputs,
@@ -75,10 +75,15 @@ def build_graph(model: I2MoE, schema: FeatureSchema) -> onnx.ModelProto:
         )
     assert program is not None
     graph = program.model_proto
-    _name_batch_axis(graph)
-    _strip_traces(graph)
+    tidy(graph)
     check_graph(graph, schema)
     return graph
+
+
+def tidy(graph: onnx.ModelProto) -> None:
+    """Name the batch axis, and remove what the exporter tells of itself."""
+    _name_batch_axis(graph)
+    _strip_traces(graph)
 
 
 def _name_batch_axis(model: onnx.ModelProto) -> None:
@@ -100,6 +105,13 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 def check_graph(model: onnx.ModelProto, schema: FeatureSchema) -> None:
     """ONNX's checker and strict shape inference, then this module's own rules. Raises `GraphError`."""
+    check_rules(model, [(modality.name, [BATCH, modality.width]) for modality in schema.modalities], OUTPUT_NAMES)
+
+
+def check_rules(
+    model: onnx.ModelProto, wanted: Sequence[tuple[str, Sequence[int | str]]], wanted_outputs: tuple[str, ...]
+) -> None:
+    """The same for a graph of these inputs (name, shape) and outputs."""
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
@@ -108,13 +120,12 @@ def check_graph(model: onnx.ModelProto, schema: FeatureSchema) -> None:
     operators = {node.op_type for part in (model.graph, *model.functions) for node in part.node}
     if forbidden := sorted(operators & _FORBIDDEN_OPS):
         raise GraphError(f"the graph uses {', '.join(forbidden)}: random and control-flow operators cannot be served")
-    wanted = [(modality.name, [BATCH, modality.width]) for modality in schema.modalities]
     found = [(value.name, _shape(value)) for value in inferred.graph.input]
     if found != wanted:
         raise GraphError(f"the graph's inputs are {found}, expected {wanted}")
     names = tuple(value.name for value in inferred.graph.output)
-    if names != OUTPUT_NAMES or any(_shape(value)[0] != BATCH for value in inferred.graph.output):
-        raise GraphError(f"the graph's outputs are {names}, expected {OUTPUT_NAMES} with a free {BATCH} axis")
+    if names != wanted_outputs or any(_shape(value)[0] != BATCH for value in inferred.graph.output):
+        raise GraphError(f"the graph's outputs are {names}, expected {wanted_outputs} with a free {BATCH} axis")
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
@@ -123,19 +134,20 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
 
 def graph_info(model: onnx.ModelProto, *, target: str) -> GraphInfo:
     """The graph's interface, for the manifest."""
-
-    def tensors(values: Iterator[onnx.ValueInfoProto]) -> list[TensorInfo]:
-        return [TensorInfo(name=value.name, shape=tuple(_shape(value))) for value in values]
-
     return GraphInfo.model_validate(
         {
             "opset": model.opset_import[0].version,
             "precision": "fp32",
             "target": target,
-            "inputs": tensors(iter(model.graph.input)),
-            "outputs": tensors(iter(model.graph.output)),
+            "inputs": tensor_infos(model.graph.input),
+            "outputs": tensor_infos(model.graph.output),
         }
     )
+
+
+def tensor_infos(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorInfo, ...]:
+    """Names and shapes of inputs or outputs, for the manifest."""
+    return tuple(TensorInfo(name=value.name, shape=tuple(_shape(value))) for value in values)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

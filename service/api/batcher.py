@@ -5,7 +5,7 @@ Nothing waits while nothing runs: a lone request is dispatched at once, and what
 next one. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails,
 its requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
 
-Knows arrays and outputs; nothing of HTTP, models or metrics.
+Knows arrays and rows of answers; nothing of HTTP, models or metrics.
 """
 
 import asyncio
@@ -15,18 +15,33 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.api.logs import places
-from service.bundle.output import OUTPUT_NAMES, Output
 
 logger = logging.getLogger("i2moe.batcher")
 
 Arrays = dict[str, NDArray[np.float32]]
-Run = Callable[[Arrays], Output]
+
+
+class Rows(Protocol):
+    """What the model answers for several samples: can be taken apart and put together again."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def rows(self, rows: slice, /) -> Self:
+        """The answers for some of them."""
+
+    @classmethod
+    def join(cls, parts: Sequence[Self], /) -> Self:
+        """The answers of several batches as one."""
+
+
+R = TypeVar("R", bound=Rows)
 
 
 class QueueFullError(RuntimeError):
@@ -45,10 +60,10 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(Generic[R]):
     """What became of one request."""
 
-    output: Output | None  # the rows that were answered, in order; None when there are none
+    output: R | None  # the rows that were answered, in order; None when there are none
     failures: dict[int, Exception]  # by position in the request
     queue_s: float  # from arrival to the start of its first batch
     inference_s: float  # in all its batches
@@ -56,27 +71,31 @@ class Scored:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class _Job(Generic[R]):
     arrays: Mapping[str, NDArray[np.float32]]
     size: int
-    done: asyncio.Future[Scored]
+    done: asyncio.Future[Scored[R]]
     arrived: float = field(default_factory=time.perf_counter)
     taken: int = 0  # samples given to a batch so far
     queue_s: float = 0.0
     inference_s: float = 0.0
     batch_size: int = 0
-    outputs: list[Output] = field(default_factory=list)
+    outputs: list[R] = field(default_factory=list)
     failures: dict[int, Exception] = field(default_factory=dict)
 
-    def scored(self) -> Scored:
-        output = _join(self.outputs) if self.outputs else None
+    def scored(self) -> Scored[R]:
+        output = self._joined() if self.outputs else None
         return Scored(output, self.failures, self.queue_s, self.inference_s, self.batch_size)
 
+    def _joined(self) -> R:
+        first = self.outputs[0]
+        return first if len(self.outputs) == 1 else first.join(self.outputs)
 
-class _Part(NamedTuple):
+
+class _Part(NamedTuple, Generic[R]):
     """The samples of one job that go into one batch."""
 
-    job: _Job
+    job: _Job[R]
     start: int
     stop: int
 
@@ -87,29 +106,23 @@ class _Part(NamedTuple):
     def arrays(self) -> Arrays:
         return {name: rows[self.start : self.stop] for name, rows in self.job.arrays.items()}
 
-    def single(self) -> "list[_Part]":
+    def single(self) -> "list[_Part[R]]":
         return [_Part(self.job, position, position + 1) for position in range(self.start, self.stop)]
 
 
-class _Ran(NamedTuple):
+class _Ran(NamedTuple, Generic[R]):
     """A part that was run on its own or with others: its rows, or why there are none."""
 
-    part: _Part
-    result: Output | Exception
+    part: _Part[R]
+    result: R | Exception
 
 
-def _join(outputs: Sequence[Output]) -> Output:
-    if len(outputs) == 1:
-        return outputs[0]
-    return Output(*(np.concatenate([getattr(output, name) for output in outputs]) for name in OUTPUT_NAMES))
-
-
-class Batcher:
+class Batcher(Generic[R]):
     """Runs requests in batches. Make, use and close it inside one event loop."""
 
     def __init__(
         self,
-        run: Run,
+        run: Callable[[Arrays], R],
         *,
         max_batch_size: int,
         queue_max: int,
@@ -123,7 +136,7 @@ class Batcher:
         """
         self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
         self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[_Job[R]] = deque()
         self._depth = 0
         self._changed = asyncio.Event()
         self._closed = False
@@ -135,7 +148,7 @@ class Batcher:
         """Samples that wait."""
         return self._depth
 
-    async def submit(self, arrays: Mapping[str, NDArray[np.float32]], size: int) -> Scored:
+    async def submit(self, arrays: Mapping[str, NDArray[np.float32]], size: int) -> Scored[R]:
         """Score `size` samples, given as (size, columns) arrays.
 
         Raises `QueueFullError` and `BatcherClosedError` at once. A caller that is cancelled leaves the queue.
@@ -144,7 +157,7 @@ class Batcher:
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job = _Job(arrays, size, asyncio.get_running_loop().create_future())
+        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         self._count_waiting(size)
         self._changed.set()
@@ -153,7 +166,7 @@ class Batcher:
         finally:
             self._leave(job)
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: _Job[R]) -> None:
         if job.taken < job.size:
             self._jobs.remove(job)
             self._count_waiting(job.taken - job.size)
@@ -202,9 +215,9 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> list[_Part]:
+    def _take(self) -> list[_Part[R]]:
         """The head of the queue as one batch: whole requests, or a slice of the first if it alone is too large."""
-        parts: list[_Part] = []
+        parts: list[_Part[R]] = []
         room = self._max_batch_size
         while self._jobs and room:
             job = self._jobs[0]
@@ -220,7 +233,7 @@ class Batcher:
         self._count_waiting(room - self._max_batch_size)
         return parts
 
-    async def _dispatch(self, parts: list[_Part]) -> None:
+    async def _dispatch(self, parts: list[_Part[R]]) -> None:
         started = time.perf_counter()
         for part in parts:
             if part.start == 0:
@@ -230,19 +243,20 @@ class Batcher:
         self._hand_out(parts, ran, batch)
         self._on_batch(batch)
 
-    def _compute(self, parts: list[_Part]) -> list[_Ran]:
+    def _compute(self, parts: list[_Part[R]]) -> list[_Ran[R]]:
         """Run in the thread: all together, and only if that fails in ever smaller pieces."""
         try:
             output = self._run_together(parts)
         except Exception as error:  # whatever the model does, the next batch must run
             return self._compute_apart(parts, error)
-        ran, start = [], 0
+        ran: list[_Ran[R]] = []
+        start = 0
         for part in parts:
             ran.append(_Ran(part, output.rows(slice(start, start + part.size))))
             start += part.size
         return ran
 
-    def _compute_apart(self, parts: list[_Part], error: Exception) -> list[_Ran]:
+    def _compute_apart(self, parts: list[_Part[R]], error: Exception) -> list[_Ran[R]]:
         smaller = parts if len(parts) > 1 else parts[0].single()
         num_samples = sum(part.size for part in parts)
         logger.warning("inference failed for %d samples together: %s", num_samples, type(error).__name__)
@@ -250,21 +264,21 @@ class Batcher:
             return [_Ran(parts[0], error)]
         return [ran for part in smaller for ran in self._compute([part])]
 
-    def _run_together(self, parts: list[_Part]) -> Output:
+    def _run_together(self, parts: list[_Part[R]]) -> R:
         pieces = [part.arrays() for part in parts]
         arrays = pieces[0] if len(pieces) == 1 else {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         output = self._run(arrays)
-        expected, found = sum(part.size for part in parts), len(output.prediction)
+        expected, found = sum(part.size for part in parts), len(output)
         if found != expected:
             raise RuntimeError(f"expected {expected} rows from the model, found {found}")
         return output
 
-    def _hand_out(self, parts: list[_Part], ran: list[_Ran], batch: Batch) -> None:
+    def _hand_out(self, parts: list[_Part[R]], ran: list[_Ran[R]], batch: Batch) -> None:
         for part, result in ran:
-            if isinstance(result, Output):
-                part.job.outputs.append(result)
-            else:
+            if isinstance(result, Exception):
                 part.job.failures[part.start] = result
+            else:
+                part.job.outputs.append(result)
         for part in parts:
             job = part.job
             job.inference_s += batch.inference_s
@@ -272,7 +286,7 @@ class Batcher:
             if part.stop == job.size and not job.done.done():
                 job.done.set_result(job.scored())
 
-    def _fail(self, parts: list[_Part], error: Exception) -> None:
+    def _fail(self, parts: list[_Part[R]], error: Exception) -> None:
         for part in parts:
             if not part.job.done.done():
                 part.job.done.set_exception(error)

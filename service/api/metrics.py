@@ -40,6 +40,9 @@ class Metrics:
         )
         self.queue = histogram("queue_seconds", "Time a request waited for its first batch")
         self.inference = histogram("inference_seconds", "Time one batch spent in the graph", ["provider"])
+        self.attribution = histogram(
+            "attribution_seconds", "Time one batch spent being attributed to features, after its prediction", ["provider"]
+        )
         self.preprocess = histogram("preprocess_seconds", "Time from a request's body to encoded samples")
         self.postprocess = histogram("postprocess_seconds", "Time from the graph's outputs to explained predictions")
         self.batch_size = histogram("batch_size", "Samples per batch", buckets=_SAMPLES)

@@ -5,8 +5,9 @@ Responses are built as plain dictionaries by `service.bundle.answers`; tests hol
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from service.bundle.manifest import ExpertKind
 from service.bundle.validity import ExplanationValidity
@@ -19,11 +20,22 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
 
 
+def _check_explain(value: object) -> object:
+    """One complaint in place of one for each of the values that are possible."""
+    if value is True or value is False or value == "features":
+        return value
+    raise PydanticCustomError("explain_type", 'must be true, false or "features"')
+
+
 class PredictRequest(_Wire):
     """One or many records. A single record may also be sent as it is, without this envelope."""
 
     instances: list[Any] = Field(min_length=1, description="The records to score.", json_schema_extra={"items": _RECORD})
-    explain: StrictBool = Field(default=True, description="Whether predictions carry their explanation.")
+    explain: Annotated[StrictBool | Literal["features"], BeforeValidator(_check_explain)] = Field(
+        default=True,
+        description='Whether predictions carry their explanation. "features": with the features that drove each expert, where '
+        "the model can tell; takes many times as long as the prediction.",
+    )
 
 
 class ErrorDetail(_Wire):
@@ -51,6 +63,13 @@ class ItemError(_Wire):
     detail: list[ErrorDetail]
 
 
+class FeatureAttribution(_Wire):
+    """What one feature adds to one expert's contribution."""
+
+    name: str = Field(description="`labs.crea`; one code or word of a feature: `diagnosis.codes=I50`; an array as a whole.")
+    attribution: float = Field(description="In the unit of the contribution; negative: speaks against the predicted label.")
+
+
 class Expert(_Wire):
     """One expert's part in one prediction."""
 
@@ -68,6 +87,16 @@ class Expert(_Wire):
         "Contributions add up to the margin."
     )
     contribution_share: Probability = Field(description="|contribution| over the sum of all |contribution|.")
+    features: list[FeatureAttribution] | None = Field(
+        default=None,
+        description='Only with `explain: "features"`: the features that weigh most in this contribution, the largest first. '
+        "contribution = base + sum of `features` + rest + gap, up to rounding.",
+    )
+    rest: float | None = Field(default=None, description="With `features`: the sum over all features that are not listed.")
+    base: float | None = Field(default=None, description="With `features`: the contribution if nothing of the record were known.")
+    gap: float | None = Field(
+        default=None, description="With `features`: what the attributions leave untold; large: do not rely on them."
+    )
 
 
 class Explanation(_Wire):
@@ -158,6 +187,9 @@ class Timing(_Wire):
 
     queue: float = Field(description="Waiting for the batch before.")
     inference: float = Field(description="In the graph.")
+    attribution: float | None = Field(
+        default=None, description='Only with `explain: "features"`: attributing contributions to features, waiting included.'
+    )
     total: float = Field(description="From the first byte of the request to the answer.")
     batch_size: int = Field(description="Samples that went through the graph together with this request, its own included.")
 

@@ -12,16 +12,21 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.batcher import BatcherClosedError, QueueFullError, Scored
-from service.api.errors import DeadlineError, InferenceFailedError, NotReadyError, OverloadedError, tell
+from service.api.batcher import Arrays, Batcher, BatcherClosedError, QueueFullError, Rows, Scored
+from service.api.errors import DeadlineError, InferenceFailedError, InvalidInputError, NotReadyError, OverloadedError, tell
 from service.api.metrics import Metrics
 from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, check_media_type, headline, parse, read_body
 from service.api.runtime import CLOSING, Model, Runtime
 from service.bundle.answers import Prediction, build_predictions
+from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
+from service.bundle.explanation import decide
+from service.bundle.output import Output
+from service.bundle.schema import EncodedRecord, FeatureSchema
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Rows)
 
 # Beyond these sizes the work would hold up other requests in the event loop for milliseconds.
 _LARGE_BODY_BYTES = 32_768
@@ -51,15 +56,17 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
         metrics.samples.labels("invalid").inc(num_invalid)
     if not parsed.encoded:
         raise parsed.refusal()
+    _check_features(parsed, model)
     scored = await _score(parsed, model)
     metrics.queue.observe(scored.queue_s)
     if scored.failures:
         metrics.samples.labels("error").inc(len(scored.failures))
+    attributed = await _attribute(parsed, scored, model) if parsed.with_features else None
     with _timed(metrics.postprocess):
-        write = partial(_predictions, parsed, scored, model, metrics)
+        write = partial(_predictions, parsed, scored, model, metrics, attributed)
         predictions = await _aside(write, large=len(parsed.instances) > _LARGE_NUM_INSTANCES)
     info = request_info(request)
-    timing_ms = _timing(scored, info.elapsed_s)
+    timing_ms = _timing(scored, attributed, info.elapsed_s)
     response = {"model": model.info, "request_id": info.id, "predictions": predictions, "timing_ms": timing_ms}
     return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
 
@@ -76,29 +83,65 @@ async def _aside(work: Callable[[], T], *, large: bool) -> T:
     return await asyncio.to_thread(work) if large else work()
 
 
-async def _score(parsed: ParsedRequest, model: Model) -> Scored:
+def _check_features(parsed: ParsedRequest, model: Model) -> None:
+    if parsed.with_features and model.attributions is None:
+        msg = "must be true or false: this model's bundle has no graph that attributes contributions to features"
+        raise InvalidInputError(f"explain {msg}", [Problem(("explain",), "no_attribution", msg)])
+
+
+async def _score(parsed: ParsedRequest, model: Model) -> Scored[Output]:
     arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
+    return await _submit(model.batcher, arrays, len(parsed.encoded))
+
+
+async def _attribute(parsed: ParsedRequest, scored: Scored[Output], model: Model) -> Scored[Attribution] | None:
+    """Attribute the contributions of every instance that was scored, towards its predicted label; None if none was."""
+    if scored.output is None or model.attributions is None:
+        return None
+    task, schema = model.manifest.task, model.manifest.features
+    records = _without_failures(parsed, scored)
+    label = one_hot(decide(scored.output.prediction, task), len(task.labels))
+    arrays = {**schema.stack([record.arrays for record in records]), LABEL_INPUT: label}
+    return await _submit(model.attributions, arrays, len(records))
+
+
+def _without_failures(parsed: ParsedRequest, scored: Scored[Output]) -> list[EncodedRecord]:
+    return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
+
+
+async def _submit(batcher: Batcher[R], arrays: Arrays, size: int) -> Scored[R]:
     try:
-        return await model.batcher.submit(arrays, len(parsed.encoded))
+        return await batcher.submit(arrays, size)
     except QueueFullError:
         raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
     except BatcherClosedError:
         raise NotReadyError(CLOSING) from None
 
 
-def _predictions(parsed: ParsedRequest, scored: Scored, model: Model, metrics: Metrics) -> list[Prediction]:
+def _predictions(
+    parsed: ParsedRequest, scored: Scored[Output], model: Model, metrics: Metrics, attributed: Scored[Attribution] | None
+) -> list[Prediction]:
     """One entry per instance, in order: its prediction, or why there is none."""
     if scored.output is None:
         raise InferenceFailedError("the model failed on every instance")
     manifest = model.manifest
-    records = [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
-    answers = build_predictions(scored.output, records, [None] * len(records), manifest, with_explanation=parsed.explain)
+    records = _without_failures(parsed, scored)
+    told = _told(attributed, len(records), manifest.features) if attributed is not None else None
+    answers = build_predictions(
+        scored.output, records, [None] * len(records), manifest, with_explanation=parsed.explain, attributions=told
+    )
     metrics.observe_predictions(answers, has_risk=manifest.task.kind != "regression", modalities=manifest.features.names)
     metrics.observe_weights([expert.name for expert in manifest.experts], scored.output.expert_weights.T.tolist())
     return list(_merge(parsed, scored, iter(answers)))
 
 
-def _merge(parsed: ParsedRequest, scored: Scored, answers: Iterator[Prediction]) -> Iterator[Prediction]:
+def _told(attributed: Scored[Attribution], num_records: int, schema: FeatureSchema) -> list[RecordAttribution | None]:
+    """For each record what its experts' contributions rest on; None where the graph failed."""
+    found = iter(tell_attributions(attributed.output, schema) if attributed.output is not None else ())
+    return [None if position in attributed.failures else next(found) for position in range(num_records)]
+
+
+def _merge(parsed: ParsedRequest, scored: Scored[Output], answers: Iterator[Prediction]) -> Iterator[Prediction]:
     position = 0
     for instance in parsed.instances:
         if instance.encoded is None:
@@ -115,10 +158,12 @@ def _failed(instance_id: str | int | None, code: str, message: str, problems: tu
     return {"id": instance_id, "status": "error", "error": {"code": code, "message": message, "detail": tell(problems)}}
 
 
-def _timing(scored: Scored, total_s: float) -> dict[str, Any]:
+def _timing(scored: Scored[Output], attributed: Scored[Attribution] | None, total_s: float) -> dict[str, Any]:
+    attribution_s = {} if attributed is None else {"attribution": attributed.queue_s + attributed.inference_s}
     return {
         "queue": round(1000 * scored.queue_s, 3),
         "inference": round(1000 * scored.inference_s, 3),
+        **{name: round(1000 * seconds, 3) for name, seconds in attribution_s.items()},
         "total": round(1000 * total_s, 3),
         "batch_size": scored.batch_size,
     }

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -16,6 +16,7 @@ from service.bundle.features import kind_of
 from service.bundle.schema import EncodedRecord, FeatureSchema
 
 Loc = tuple[str | int, ...]
+Explain = bool | Literal["features"]
 _POSITION = re.compile(r"at line \d+ column \d+$")
 
 
@@ -34,6 +35,7 @@ class ParsedRequest:
 
     instances: list[Instance]
     explain: bool
+    with_features: bool  # attribute each expert's contribution to features, too
 
     @property
     def encoded(self) -> list[EncodedRecord]:
@@ -81,7 +83,7 @@ def parse(body: bytes, schema: FeatureSchema, *, max_instances: int) -> ParsedRe
         msg = f"must hold at most {max_instances} instances, found {len(records)}"
         raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
     instances = [_read_instance(record, (*prefix, i) if prefix else (), schema) for i, record in enumerate(records)]
-    return ParsedRequest(instances, explain)
+    return ParsedRequest(instances, explain is not False, explain == "features")
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
@@ -107,8 +109,8 @@ def _why_unreadable(body: bytes, error: str) -> str:
     return f"expected finite numbers, or null for a missing value, found NaN or infinity, which JSON does not have{place}"
 
 
-def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> tuple[list[Any], bool, Loc]:
-    """The records, whether to explain, and the path that leads to the records."""
+def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> tuple[list[Any], Explain, Loc]:
+    """The records, how to explain, and the path that leads to the records."""
     if "instances" not in document and any(name in schema.names for name in document):
         record = {name: value for name, value in document.items() if name != "explain" or name in schema.names}
         switches = {name: value for name, value in document.items() if name not in record}

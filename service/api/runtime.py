@@ -10,19 +10,22 @@ import os
 import time
 from dataclasses import dataclass
 
-from service.api.batcher import Batch, Batcher
+from service.api.batcher import Arrays, Batch, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
 from service.api.settings import Settings, read_settings, unknown_variables
+from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
+from service.bundle.output import Output
 from service.bundle.predictor import CPU, Predictor
 from service.bundle.store import Bundle, open_bundle
 
 logger = logging.getLogger("i2moe.runtime")
 
 LOADING = "the model is still being loaded"
+MAX_ATTRIBUTION_BATCH = 8  # each sample is as many rows as the path has points, times experts: a bound on memory
 CLOSING = "the service is shutting down"
 
 
@@ -32,7 +35,8 @@ class Model:
 
     bundle: Bundle
     predictor: Predictor
-    batcher: Batcher
+    batcher: Batcher[Output]
+    attributions: Batcher[Attribution] | None  # where the bundle can attribute contributions to features
 
     @property
     def manifest(self) -> Manifest:
@@ -100,7 +104,8 @@ class Runtime:
             logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
             self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
         else:
-            self._become_ready(Model(bundle, predictor, self._batcher(predictor)), time.perf_counter() - started)
+            model = Model(bundle, predictor, self._batcher(predictor), self._attributions(predictor))
+            self._become_ready(model, time.perf_counter() - started)
 
     def _stay_unready(self, reason: str) -> None:
         self.reason = " ".join(reason.split())
@@ -114,7 +119,7 @@ class Runtime:
         settings = " ".join(f"{name}={value}" for name, value in self.settings.model_dump().items())
         logger.info("ready after %.2f s: %s; settings %s", load_s, info, settings)
 
-    def _batcher(self, predictor: Predictor) -> Batcher:
+    def _batcher(self, predictor: Predictor) -> Batcher[Output]:
         inference = self.metrics.inference.labels(predictor.provider)
 
         def count(batch: Batch) -> None:
@@ -130,12 +135,30 @@ class Runtime:
             on_depth=self.metrics.queue_depth.set,
         )
 
+    def _attributions(self, predictor: Predictor) -> Batcher[Attribution] | None:
+        """A batcher of its own, so that predictions do not wait behind attributions, which take many times as long."""
+        if predictor.manifest.attribution is None:
+            return None
+        histogram = self.metrics.attribution.labels(predictor.provider)
+
+        def run(arrays: Arrays) -> Attribution:
+            return predictor.attribute({name: arrays[name] for name in predictor.manifest.features.names}, arrays[LABEL_INPUT])
+
+        return Batcher(
+            run,
+            max_batch_size=min(self.settings.max_batch_size, MAX_ATTRIBUTION_BATCH),
+            queue_max=self.settings.queue_max,
+            on_batch=lambda batch: histogram.observe(batch.inference_s),
+        )
+
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted."""
         self.reason = CLOSING
         self.metrics.ready.set(0)
         if self._model is not None:
             await self._model.batcher.close()
+            if self._model.attributions is not None:
+                await self._model.attributions.close()
         forget_this_process()
         logger.info("closed")
 

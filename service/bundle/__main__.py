@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle.answers import Prediction, build_predictions, build_refusal
+from service.bundle.attribution import RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.explanation import decide
 from service.bundle.manifest import Manifest
+from service.bundle.output import Output
 from service.bundle.predictor import Predictor
-from service.bundle.schema import EncodedRecord, FeatureSchema
+from service.bundle.schema import EncodedRecord, FeatureSchema, FloatArray
 from service.bundle.store import Bundle, open_bundle
 from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, read_table, table_records
 from service.bundle.validity import describe_validity
 
+Arrays = dict[str, FloatArray]
+
 _BATCH_SIZE = 256
+_ATTRIBUTED_AT_ONCE = 8
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _OUT_SUFFIXES = (*_JSONL_SUFFIXES, ".csv", ".parquet")
 
@@ -61,13 +67,16 @@ def read_records(path: Path, schema: FeatureSchema) -> Iterator[dict[str, Any]]:
     return ({"id": row_id, **record} for row_id, record in zip(ids, table_records(frame, schema), strict=True))
 
 
-def score(predictor: Predictor, records: Iterator[dict[str, Any]]) -> Iterator[Prediction]:
-    """Predictions in the order of `records`; a record that does not fit gets `status: "error"` and its problems."""
+def score(predictor: Predictor, records: Iterator[dict[str, Any]], *, with_features: bool = False) -> Iterator[Prediction]:
+    """Predictions in the order of `records`; a record that does not fit gets `status: "error"` and its problems.
+
+    `with_features`: every expert is told with the features that drove it.
+    """
     for batch in _batches(records):
-        yield from _score_batch(predictor, batch)
+        yield from _score_batch(predictor, batch, with_features=with_features)
 
 
-def _score_batch(predictor: Predictor, batch: Sequence[dict[str, Any]]) -> list[Prediction]:
+def _score_batch(predictor: Predictor, batch: Sequence[dict[str, Any]], *, with_features: bool) -> list[Prediction]:
     refusals: dict[int, Prediction] = {}
     good: list[tuple[EncodedRecord, str | None]] = []
     for row, record in enumerate(batch):
@@ -75,11 +84,13 @@ def _score_batch(predictor: Predictor, batch: Sequence[dict[str, Any]]) -> list[
             good.append((predictor.manifest.features.encode(record), _id_of(record)))
         except InvalidRecordError as error:
             refusals[row] = build_refusal(_id_of(record), "INVALID_INPUT", error, error.problems)
-    scored = iter(_answers(predictor, good) if good else ())
+    scored = iter(_answers(predictor, good, with_features=with_features) if good else ())
     return [refusals[row] if row in refusals else next(scored) for row in range(len(batch))]
 
 
-def _answers(predictor: Predictor, records: Sequence[tuple[EncodedRecord, str | None]]) -> list[Prediction]:
+def _answers(
+    predictor: Predictor, records: Sequence[tuple[EncodedRecord, str | None]], *, with_features: bool
+) -> list[Prediction]:
     """Predictions of encoded records with their ids; when the graph fails, each alone, so that only the culprit fails."""
     encoded, ids = zip(*records, strict=True)
     try:
@@ -87,8 +98,29 @@ def _answers(predictor: Predictor, records: Sequence[tuple[EncodedRecord, str | 
     except InferenceError as error:
         if len(records) == 1:
             return [build_refusal(ids[0], "INFERENCE_FAILED", error)]
-        return [answer for record in records for answer in _answers(predictor, [record])]
-    return build_predictions(output, encoded, ids, predictor.manifest)
+        return [answer for record in records for answer in _answers(predictor, [record], with_features=with_features)]
+    told = list(_attributed(predictor, output, encoded)) if with_features else None
+    return build_predictions(output, encoded, ids, predictor.manifest, attributions=told)
+
+
+def _attributed(predictor: Predictor, output: Output, encoded: Sequence[EncodedRecord]) -> Iterator[RecordAttribution | None]:
+    """A few records at a time, as each is many rows of the graph; None for a record on which it fails."""
+    schema, task = predictor.manifest.features, predictor.manifest.task
+    label = one_hot(decide(output.prediction, task), len(task.labels))
+    for start in range(0, len(encoded), _ATTRIBUTED_AT_ONCE):
+        rows = slice(start, start + _ATTRIBUTED_AT_ONCE)
+        arrays = schema.stack([record.arrays for record in encoded[rows]])
+        yield from _attribute_rows(predictor, arrays, label[rows])
+
+
+def _attribute_rows(predictor: Predictor, arrays: Arrays, label: FloatArray) -> list[RecordAttribution | None]:
+    try:
+        return [*tell_attributions(predictor.attribute(arrays, label), predictor.manifest.features)]
+    except InferenceError:
+        if len(label) == 1:
+            return [None]
+        singles = ({name: rows[i : i + 1] for name, rows in arrays.items()} for i in range(len(label)))
+        return [told for i, single in enumerate(singles) for told in _attribute_rows(predictor, single, label[i : i + 1])]
 
 
 def _id_of(record: dict[str, Any]) -> str | None:
@@ -155,6 +187,9 @@ def describe(bundle: Bundle) -> str:
         f"  graph        opset {manifest.graph.opset}, {manifest.graph.precision}, sha256 {bundle.sha256[:16]}",
         f"  parity       {manifest.parity.max_abs_diff:.1e} over {manifest.parity.cases} cases (limit {manifest.parity.atol:g})",
     ]
+    if (attribution := manifest.attribution) is not None:
+        gap = attribution.completeness.mean_gap
+        lines.append(f"  features     {attribution.method}, {attribution.num_points} points, mean gap {gap:.1e}")
     lines += [f"  input        {m.name}: {len(m.features)} features, {m.width} columns" for m in manifest.features.modalities]
     lines += _describe_metrics(manifest) + _describe_uncertainty(manifest) + _describe_experts(manifest)
     lines += describe_validity(manifest.explanation_validity)
@@ -205,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("bundle", type=Path)
     predict.add_argument("input", type=Path, help="jsonl, csv, csv.gz or parquet")
     predict.add_argument("--out", type=Path, required=True, help="jsonl (with explanations), csv or parquet (one row each)")
+    predict.add_argument("--features", action="store_true", help="attribute every expert's contribution to features (jsonl)")
     predict.add_argument("--provider", choices=["auto", "cuda", "cpu"], default="auto")
     return parser
 
@@ -219,8 +255,10 @@ def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
 
     predictor = Predictor(bundle, provider=args.provider)
     predictor.replay_example()
+    if args.features and bundle.attribution_path is None:
+        raise BundleError(f"{bundle.path}: has no graph that attributes contributions to features")
     records = read_records(args.input, bundle.manifest.features)
-    num_rows = write_predictions(counted(score(predictor, records)), args.out)
+    num_rows = write_predictions(counted(score(predictor, records, with_features=args.features)), args.out)
     if counts["error"] and not counts["ok"]:
         raise TableError(f"{args.input}: none of {num_rows} rows could be scored; {args.out} says why of each")
     return f"{num_rows} rows written to {args.out}: {counts['ok']} predictions, {counts['error']} errors"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.bundle.attribution import ExpertAttribution, RecordAttribution
 from service.bundle.errors import Problem
 from service.bundle.explanation import Explanation, explain, risk_band, summarise
 from service.bundle.manifest import Manifest
@@ -15,6 +16,7 @@ from service.bundle.schema import EncodedRecord
 from service.bundle.uncertainty import Uncertainty, assess, caution, tell
 
 Prediction = dict[str, Any]
+_UNATTRIBUTED = "the contributions could not be attributed to features"
 _DIGITS = 6  # enough for every reader, and float32 holds no more
 
 
@@ -25,12 +27,16 @@ def build_predictions(
     manifest: Manifest,
     *,
     with_explanation: bool = True,
+    attributions: Sequence[RecordAttribution | None] | None = None,
 ) -> list[Prediction]:
-    """One prediction per record, in order. `output` holds the rows of exactly these records."""
+    """One prediction per record, in order. `output` holds the rows of exactly these records.
+
+    With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
+    """
     explanation = explain(output, manifest.task, manifest.calibration)
     info = manifest.uncertainty
     uncertainty = None if info is None else assess(output.prediction, explanation, manifest.task, info)
-    batch = _Batch(output, explanation, manifest, uncertainty)
+    batch = _Batch(output, explanation, manifest, uncertainty, attributions)
     return [
         batch.prediction(row, record, record_id, with_explanation=with_explanation)
         for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
@@ -51,6 +57,7 @@ class _Batch:
     explanation: Explanation
     manifest: Manifest
     uncertainty: Uncertainty | None  # None for a bundle that does not say
+    attributions: Sequence[RecordAttribution | None] | None
 
     def prediction(self, row: int, record: EncodedRecord, record_id: str | None, *, with_explanation: bool) -> Prediction:
         task = self.manifest.task
@@ -70,7 +77,8 @@ class _Batch:
         if with_explanation:
             told["explanation"] = self._explanation(row, uncertainty)
         told["missing"] = list(record.missing)
-        told["warnings"] = list(record.warnings)
+        unattributed = self.attributions is not None and self.attributions[row] is None
+        told["warnings"] = [*record.warnings, *([_UNATTRIBUTED] if unattributed else [])]
         return told
 
     def stated(self, row: int) -> int:
@@ -83,20 +91,32 @@ class _Batch:
             return None
         return tell(self.uncertainty, row, self.output.prediction[row], task=task, info=info)
 
-    def _summary(self, row: int, uncertainty: dict[str, Any] | None) -> str:
-        manifest, explanation, info = self.manifest, self.explanation, self.manifest.uncertainty
-        label = manifest.task.labels[explanation.label[row]]
-        warning = "" if uncertainty is None or info is None else caution(uncertainty, label, info)
-        prediction = self.output.prediction[row]
-        return summarise(explanation, row, prediction, task=manifest.task, experts=manifest.experts, caution=warning)
+    def _summary(self, row: int, uncertainty: dict[str, Any] | None, leading: Sequence[tuple[str, float]]) -> str:
+        manifest, info = self.manifest, self.manifest.uncertainty
+        label = manifest.task.labels[self.explanation.label[row]]
+        return summarise(
+            self.explanation,
+            row,
+            self.output.prediction[row],
+            task=manifest.task,
+            experts=manifest.experts,
+            leading=leading,
+            caution="" if uncertainty is None or info is None else caution(uncertainty, label, info),
+        )
 
     def _explanation(self, row: int, uncertainty: dict[str, Any] | None) -> dict[str, Any]:
         manifest, explanation = self.manifest, self.explanation
+        dominant = int(explanation.dominant[row])
+        attribution = self.attributions[row] if self.attributions is not None else None
+        leading = attribution[dominant].features if attribution is not None else ()
         return {
-            "dominant": manifest.experts[explanation.dominant[row]].name,
+            "dominant": manifest.experts[dominant].name,
             "agreement": _rounded(explanation.agreement[row]),
-            "summary": self._summary(row, uncertainty),
-            "experts": [self._expert(row, e) for e in range(len(manifest.experts))],
+            "summary": self._summary(row, uncertainty, leading),
+            "experts": [
+                self._expert(row, e) | (_tell_features(attribution[e]) if attribution is not None else {})
+                for e in range(len(manifest.experts))
+            ],
         }
 
     def _expert(self, row: int, e: int) -> dict[str, Any]:
@@ -111,6 +131,15 @@ class _Batch:
             "contribution": _rounded(explanation.contribution[row, e]),
             "contribution_share": _rounded(explanation.share[row, e]),
         }
+
+
+def _tell_features(attribution: ExpertAttribution) -> dict[str, Any]:
+    return {
+        "features": [{"name": name, "attribution": round(value, _DIGITS)} for name, value in attribution.features],
+        "rest": round(attribution.rest, _DIGITS),
+        "base": round(attribution.base, _DIGITS),
+        "gap": round(attribution.gap, _DIGITS),
+    }
 
 
 def _rounded(values: Any) -> Any:

@@ -34,6 +34,8 @@ from service.bundle.output import Output
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+_NUM_LEADING = 2  # features that a sentence names
+
 
 def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
     """Logits (..., C) to calibrated predictions (..., C): softmax or sigmoid of scale * logits + bias.
@@ -144,17 +146,22 @@ def summarise(
     *,
     task: TaskInfo,
     experts: Sequence[ExpertInfo],
+    leading: Sequence[tuple[str, float]] = (),
     caution: str = "",  # further sentences, of `service.bundle.uncertainty`
 ) -> str:
     """One sentence for a person: the risk, the strongest evidence and where it points, and how far the experts agree.
 
-    A single expert is a baseline: it is compared with nobody, and the sentence says so.
+    `leading` are the features that weigh most in the strongest evidence, by name and attribution, where that is known; the
+    sentence names them and never their values. A single expert is a baseline: it is compared with nobody, and the sentence
+    says so.
     """
     label = int(explanation.label[row])
     after = f" {caution}" if caution else ""
     if len(experts) == 1:
         return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
     parts = [_headline(prediction_C, label, task), _strongest(explanation, row, task=task, experts=experts)]
+    if leading and explanation.contribution[row, explanation.dominant[row]] != 0:
+        parts.append(_leading(leading, label, task))
     if task.kind != "regression":
         parts.append(f"{_agreeing(float(explanation.agreement[row]), len(experts))} alone would say {task.labels[label]}")
     return "; ".join(parts) + "." + after
@@ -183,6 +190,21 @@ def _strongest(explanation: Explanation, row: int, *, task: TaskInfo, experts: S
     role = describe_expert(experts[dominant], [e.modality for e in experts if e.modality is not None])
     direction = _direction(contribution, int(explanation.label[row]), task)
     return f"the strongest evidence, {role} ({100 * explanation.share[row, dominant]:.0f} % of all evidence), points {direction}"
+
+
+def _leading(features: Sequence[tuple[str, float]], label: int, task: TaskInfo) -> str:
+    """`within it crea (towards dead) and alb (towards alive) weigh most`; of codes and words the feature alone."""
+    named: dict[str, float] = {}
+    for name, attribution in features:
+        named.setdefault(name.partition("=")[0].partition(".")[2], attribution)
+    told = [f"{name} ({_pull(attribution, label, task)})" for name, attribution in list(named.items())[:_NUM_LEADING]]
+    return f"within it {join_words(told)} {'weigh' if len(told) > 1 else 'weighs'} most"
+
+
+def _pull(attribution: float, label: int, task: TaskInfo) -> str:
+    if task.kind == "regression":
+        return "upwards" if attribution > 0 else "downwards"
+    return _direction(attribution, label, task)
 
 
 def _direction(contribution: float, label: int, task: TaskInfo) -> str:

@@ -234,6 +234,31 @@ class Parity(_Part):
     cases: int
 
 
+class Completeness(_Part):
+    """How much of the contributions the attributions of single features leave untold, over `num_rows` compared rows.
+
+    base + sum of attributions + gap = contribution, and change = contribution - base, for each expert of each row.
+    """
+
+    mean_gap: float  # of |gap|
+    max_gap: float
+    mean_change: float  # of |change|
+    limit: float  # the share of `mean_change` that `mean_gap` may have
+    num_rows: int
+
+
+class AttributionInfo(_Part):
+    """The second graph, `attribution.onnx`: which features drove each expert's contribution towards one label."""
+
+    method: str
+    num_points: int  # of the path from the baseline to the record
+    baseline: str  # in words
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    completeness: Completeness
+    parity: Parity
+
+
 class Answer(_Part):
     """The graph's outputs for one record."""
 
@@ -271,6 +296,8 @@ class Manifest(_Part):
     parity: Parity
     example: Example
     provenance: dict[str, Any] = {}  # versions, recipe, seed, training rows
+    attribution: AttributionInfo | None = None
+    attribution_left_out: str | None = None  # why there is no second graph although one was asked for
 
     @model_validator(mode="after")
     def _graph_fits(self) -> "Manifest":

@@ -1,5 +1,6 @@
 """The four arrays that every forward pass answers, whether a graph or a trained model computed them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,14 @@ class Output:
     expert_weights: NDArray[np.float32]  # (B, E)
     expert_logits: NDArray[np.float32]  # (B, E, C)
 
+    def __len__(self) -> int:
+        return len(self.prediction)
+
     def rows(self, rows: slice | NDArray[np.intp]) -> "Output":
         """The output of some of the records."""
         return Output(self.prediction[rows], self.logits[rows], self.expert_weights[rows], self.expert_logits[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence["Output"]) -> "Output":
+        """The outputs of several batches, one after the other."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUT_NAMES))

@@ -7,7 +7,8 @@ that have none and silently falls back to the CPU.
 import ctypes
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 # ONNX Runtime's builds report usage to their maker unless told not to before the import. A hospital's must not.
@@ -17,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.bundle.attribution import LABEL_INPUT, Attribution, attribution_outputs
 from service.bundle.errors import BundleError, InferenceError
 from service.bundle.output import OUTPUT_NAMES, Output
 from service.bundle.store import Bundle
@@ -85,23 +87,26 @@ class Predictor:
         `provider` is "cuda" and no GPU can be used.
         """
         self.manifest = bundle.manifest
-        self._session = self._open_session(bundle, provider, _session_options(num_threads))
-        self._session.disable_fallback()  # a GPU failure must be an error, not a silent rebuild on the CPU
+        self._bundle, self._num_threads = bundle, num_threads
+        self._session = self._open_session(str(bundle.model_path), provider, _session_options(num_threads))
         self._check_interface()
+        self._attribution_session: ort.InferenceSession | None = None
+        self._opening = threading.Lock()
 
     @staticmethod
-    def _open_session(bundle: Bundle, provider: ProviderChoice, options: ort.SessionOptions) -> ort.InferenceSession:
-        model = str(bundle.model_path)
+    def _open_session(model: str, provider: ProviderChoice, options: ort.SessionOptions) -> ort.InferenceSession:
         try:
             session = _cuda_session(model, options) if provider != "cpu" else None
             if session is None and provider == "cuda":
                 raise InferenceError(f"CUDA was asked for, but no GPU can be used ({num_cuda_devices()} devices seen)")
-            return session or ort.InferenceSession(model, options, providers=[CPU])
+            session = session or ort.InferenceSession(model, options, providers=[CPU])
+            session.disable_fallback()  # a GPU failure must be an error, not a silent rebuild on the CPU
         except InferenceError:
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise BundleError(f"{model}: ONNX Runtime cannot load the graph ({reason})") from error
+        return session
 
     def _check_interface(self) -> None:
         found = {tensor.name: _interface(tensor) for tensor in self._session.get_inputs()}
@@ -127,6 +132,34 @@ class Predictor:
         if not all(np.isfinite(getattr(output, name)).all() for name in OUTPUT_NAMES):
             raise InferenceError("the graph answered with a number that is not finite")
         return output
+
+    def attribute(self, arrays: Mapping[str, FloatArray], label: FloatArray) -> Attribution:
+        """Which features drove each expert on (B, columns) arrays, towards the label of each row, one-hot (B, C).
+
+        The first call loads the bundle's second graph. Raises `InferenceError`, also where the bundle has none.
+        """
+        session, schema = self._open_attribution(), self.manifest.features
+        try:
+            found = session.run(attribution_outputs(schema), {**arrays, LABEL_INPUT: label})
+        except Exception as error:
+            raise InferenceError(f"the attribution graph could not be run ({type(error).__name__})") from error
+        attribution = Attribution.of(schema, found)
+        if not attribution.is_finite():
+            raise InferenceError("the attribution graph answered with a number that is not finite")
+        return attribution
+
+    def _open_attribution(self) -> ort.InferenceSession:
+        with self._opening:
+            if self._attribution_session is None:
+                path = self._bundle.attribution_path
+                if path is None:
+                    raise InferenceError("this bundle has no attribution graph")
+                provider: ProviderChoice = "cpu" if self.provider == CPU else "cuda"
+                try:
+                    self._attribution_session = self._open_session(str(path), provider, _session_options(self._num_threads))
+                except BundleError as error:
+                    raise InferenceError(str(error)) from error
+            return self._attribution_session
 
     def replay_example(self) -> float:
         """Score the manifest's example and compare with its recorded answer.

@@ -1,7 +1,7 @@
 """The bundle folder on disk: written so that it is either whole or not there, and checked before it is believed.
 
-Layout: ``model.onnx``, ``reference.json`` (distributions seen on held-out rows, for drift monitoring) and
-``manifest.json``, which is written last and names the sha256 of every other file.
+Layout: ``model.onnx``, ``attribution.onnx`` where there is one, ``reference.json`` (distributions seen on held-out rows,
+for drift monitoring) and ``manifest.json``, which is written last and names the sha256 of every other file.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from service.bundle.errors import BundleError, and_more
 from service.bundle.manifest import SUPPORTED_FORMAT_VERSIONS, FileInfo, Manifest
 
 MODEL_FILE = "model.onnx"
+ATTRIBUTION_FILE = "attribution.onnx"  # optional: the graph that attributes contributions to features
 REFERENCE_FILE = "reference.json"
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -36,6 +37,11 @@ class Bundle:
     def model_path(self) -> Path:
         """Where the graph is."""
         return self.path / MODEL_FILE
+
+    @property
+    def attribution_path(self) -> Path | None:
+        """Where the graph is that attributes contributions to features; None in a bundle without it."""
+        return self.path / ATTRIBUTION_FILE if self.manifest.attribution is not None else None
 
     @property
     def sha256(self) -> str:
@@ -63,7 +69,8 @@ def open_bundle(path: Path | str) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
     manifest = _read_manifest(path / MANIFEST_FILE)
-    for name in (MODEL_FILE, REFERENCE_FILE):
+    attribution = (ATTRIBUTION_FILE,) if manifest.attribution is not None else ()
+    for name in (MODEL_FILE, REFERENCE_FILE, *attribution):
         if name not in manifest.files:
             raise BundleError(f"{path}: the manifest names no {name}")
     for name, expected in manifest.files.items():

@@ -23,10 +23,10 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(rich_run: Path) -> Exported:
-    """`python -m export RUN --out BUNDLE --target cuda`, once for all tests."""
+    """`python -m export RUN --out BUNDLE --target cuda` without an attribution graph, once for all tests."""
     out = rich_run.parent / "deep" / "bundle"
     with contextlib.redirect_stdout(io.StringIO()) as told:
-        status = main([str(rich_run), "--out", str(out), "--target", "cuda"])
+        status = main([str(rich_run), "--out", str(out), "--target", "cuda", "--attribution-points", "0"])
     return Exported(status, told.getvalue(), out)
 
 

@@ -10,6 +10,8 @@ from export.__main__ import main
 from service.bundle.predictor import Predictor
 from service.bundle.store import open_bundle
 
+PLAIN = ("--attribution-points", "0")  # a second graph takes long, and has tests of its own
+
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     """What was told on standard error: one line that starts with error."""
@@ -33,7 +35,10 @@ def test_a_run_is_exported(exported: Any, rich_run: Path, capsys: pytest.Capture
 def test_a_released_checkpoint_is_exported(shared_data: Path, tmp_path: Path, case: str) -> None:
     """Its bundle opens, replays its example and answers the golden inputs as the released code did."""
     golden, out = shared_data / "golden" / case, tmp_path / "bundle"
-    assert main(["released", str(golden / "checkpoint.pth"), "--config", str(golden / "config.json"), "--out", str(out)]) == 0
+    assert (
+        main(["released", str(golden / "checkpoint.pth"), "--config", str(golden / "config.json"), "--out", str(out), *PLAIN])
+        == 0
+    )
     bundle = open_bundle(out)
     predictor = Predictor(bundle, provider="cpu")
     assert predictor.replay_example() <= 1e-5

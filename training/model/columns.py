@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.bundle.schema import CategoricalFeature, Modality, NumericFeature
+from service.bundle.schema import ArrayFeature, CategoricalFeature, Modality, NumericFeature
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Columns:
     categorical: Tensor  # (Fc,), one column each, holding a vocabulary position
     vocabulary_sizes: tuple[int, ...]  # (Fc,)
     dense_features: tuple[Tensor, ...]  # the columns of every codes, text or array feature
+    is_array: tuple[bool, ...]  # of those, which are arrays
     first: Tensor  # (N,), the first column of every feature: NaN there means the feature is missing
     num_columns: int
 
@@ -26,6 +27,7 @@ class Columns:
         categorical: list[int] = []
         sizes: list[int] = []
         dense: list[Tensor] = []
+        is_array: list[bool] = []
         first: list[int] = []
         for feature, columns in modality.columns():
             first.append(columns.start)
@@ -36,10 +38,11 @@ class Columns:
                 sizes.append(len(feature.vocabulary))
             else:
                 dense.append(torch.arange(columns.start, columns.stop))
+                is_array.append(isinstance(feature, ArrayFeature))
         numeric_index, categorical_index, first_index = (
             torch.tensor(positions, dtype=torch.long) for positions in (numeric, categorical, first)
         )
-        return cls(numeric_index, categorical_index, tuple(sizes), tuple(dense), first_index, modality.width)
+        return cls(numeric_index, categorical_index, tuple(sizes), tuple(dense), tuple(is_array), first_index, modality.width)
 
 
 def one_hot_layout(columns: Columns) -> tuple[Tensor, Tensor]:
@@ -48,6 +51,13 @@ def one_hot_layout(columns: Columns) -> tuple[Tensor, Tensor]:
     source = torch.repeat_interleave(columns.categorical, torch.tensor(sizes, dtype=torch.long))
     position = torch.cat([torch.arange(size) for size in sizes]) if sizes else torch.empty(0)
     return source, position.float()
+
+
+def partly(x: Tensor, known: Tensor, baseline: Tensor) -> Tensor:
+    """Cell by cell baseline + known (x - baseline); a missing cell stays NaN, without a gradient in how known it is."""
+    missing = torch.isnan(x)
+    change = torch.where(missing, torch.zeros_like(x), x - baseline)
+    return torch.where(missing, x, baseline + known * change)
 
 
 def zero_nan(x: Tensor) -> Tensor:

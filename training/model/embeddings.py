@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from training.model.columns import zero_nan
+from training.model.columns import partly, zero_nan
 from training.model.rows import TrainingRows, column_parts
 
 _TWO_PI = 2 * math.pi
@@ -95,6 +95,10 @@ class NumericEmbedding(nn.Module):
             embedded_BFW = embedded_BFW + self.noise * torch.randn_like(embedded_BFW)
         return torch.where(torch.isnan(x_BF)[:, :, None], self.missing, embedded_BFW)
 
+    def embed_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """(B, F, W) on the straight line from the vectors of missing numbers to those of `x_BF`."""
+        return self.missing + known_BF[:, :, None] * (self(x_BF) - self.missing)
+
 
 class CategoryEmbedding(nn.Module):
     """Categories to vectors: a table per feature, and a learned vector for missing."""
@@ -111,6 +115,10 @@ class CategoryEmbedding(nn.Module):
         embedded_BFW = torch.stack([table[rows_BF[:, f]] for f, table in enumerate(self.tables)], dim=1)
         return torch.where(torch.isnan(x_BF)[:, :, None], self.missing, embedded_BFW)
 
+    def embed_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """(B, F, W) on the straight line from the vectors of missing categories to those of `x_BF`."""
+        return self.missing + known_BF[:, :, None] * (self(x_BF) - self.missing)
+
 
 class DenseEmbedding(nn.Module):
     """One feature of many columns (codes, text, an array) to one vector: Linear of its standardised columns.
@@ -122,8 +130,9 @@ class DenseEmbedding(nn.Module):
     mean: Tensor  # (K,)
     scale: Tensor  # ()
 
-    def __init__(self, columns: Tensor, width: int) -> None:
+    def __init__(self, columns: Tensor, width: int, *, is_array: bool) -> None:
         super().__init__()
+        self.is_array = is_array  # codes and texts have a natural zero, arrays have not
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("mean", torch.zeros(len(columns)))
         self.register_buffer("scale", torch.ones(()))
@@ -147,7 +156,14 @@ class DenseEmbedding(nn.Module):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, F) to (B, W); missing when all of the feature's columns are NaN."""
-        values_BK = x_BF[:, self.columns]
+        return self._embed(x_BF[:, self.columns])
+
+    def embed_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """(B, W) on the straight line from no code, no word or the average array to the columns of `x_BF`."""
+        start_K = self.mean if self.is_array else torch.zeros_like(self.mean)
+        return self._embed(partly(x_BF[:, self.columns], known_BF[:, self.columns], start_K))
+
+    def _embed(self, values_BK: Tensor) -> Tensor:
         embedded_BW = self.linear(zero_nan((values_BK - self.mean) / self.scale))
         return torch.where(torch.isnan(values_BK).all(dim=1, keepdim=True), self.missing, embedded_BW)
 

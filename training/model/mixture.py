@@ -17,6 +17,7 @@ from service.bundle.manifest import ExpertInfo
 from training.model.calibration import Calibration
 from training.model.fusion.base import FusionOutput
 from training.model.masking import perturb
+from training.model.modality import ModalityEncoder
 from training.model.units import TargetUnits
 
 
@@ -74,6 +75,14 @@ class I2MoE(nn.Module):
     def embed(self, inputs: Sequence[Tensor]) -> Tensor:
         """Inputs (B, columns), one per modality, to tokens (B, n, P, D)."""
         return torch.stack([encoder(x) for encoder, x in zip(self.encoders, inputs, strict=True)], dim=1)
+
+    def embed_partly(self, inputs: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
+        """Tokens (B, n, P, D) of rows of which each column is known to a share, see `Encoder.encode_partly`."""
+        tokens = []
+        for encoder, x_BF, known_BF in zip(self.encoders, inputs, known, strict=True):
+            assert isinstance(encoder, ModalityEncoder)
+            tokens.append(encoder.encode_partly(x_BF, known_BF))
+        return torch.stack(tokens, dim=1)
 
     def run_experts(self, tokens_BnPD: Tensor) -> ExpertsOutput:
         """Every expert on the same tokens: logits (E, B, C)."""

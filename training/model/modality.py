@@ -16,7 +16,13 @@ class ModalityEncoder(nn.Module):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """Tokens (B, P, D), finite whatever is missing."""
-        tokens_BPD = self.encoder(x_BF)
+        return self._or_missing(x_BF, self.encoder(x_BF))
+
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """Tokens (B, P, D) of rows of which each column is known to a share; a missing modality is as missing at every one."""
+        return self._or_missing(x_BF, self.encoder.encode_partly(x_BF, known_BF))
+
+    def _or_missing(self, x_BF: Tensor, tokens_BPD: Tensor) -> Tensor:
         if self.missing_token is None:
             return tokens_BPD
         absent_B = torch.isnan(x_BF).all(dim=1)

@@ -123,7 +123,7 @@ def test_categories_have_a_row_each_and_one_for_missing() -> None:
 
 def dense(values: list[list[float]]) -> DenseEmbedding:
     torch.manual_seed(0)
-    embedding = DenseEmbedding(torch.tensor([1, 2, 3]), 5)
+    embedding = DenseEmbedding(torch.tensor([1, 2, 3]), 5, is_array=False)
     embedding.fit(torch.tensor(values))
     return embedding
 

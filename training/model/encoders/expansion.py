@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle.schema import Modality
-from training.model.columns import Columns, one_hot_layout, zero_nan
+from training.model.columns import Columns, one_hot_layout, partly, zero_nan
 from training.model.encoders.arrays import Standardise
 from training.model.rows import TrainingRows
 
@@ -21,6 +21,8 @@ class ColumnExpansion(nn.Module):
     position_K: Tensor  # and the vocabulary position it stands for
     plain: Tensor  # columns that are numbers
     first: Tensor  # every feature's first column
+    is_flagged: Tensor  # of every feature, whether it is a number or a category: not known is then missing
+    from_nothing: Tensor  # of every column, whether it belongs to codes or words: not known is then 0
 
     def __init__(self, modality: Modality, *, raw: bool) -> None:
         super().__init__()
@@ -31,6 +33,12 @@ class ColumnExpansion(nn.Module):
         self.register_buffer("position_K", position_K, persistent=False)
         self.register_buffer("plain", torch.cat([columns.numeric, *columns.dense_features]), persistent=False)
         self.register_buffer("first", columns.first, persistent=False)
+        is_flagged = torch.isin(columns.first, torch.cat([columns.numeric, columns.categorical]))
+        self.register_buffer("is_flagged", is_flagged, persistent=False)
+        from_nothing = torch.zeros(columns.num_columns, dtype=torch.bool)
+        for dense, is_array in zip(columns.dense_features, columns.is_array, strict=True):
+            from_nothing[dense] = not is_array
+        self.register_buffer("from_nothing", from_nothing, persistent=False)
         self.standardise = Standardise((columns.num_columns,))
         self.width = columns.num_columns if raw else len(self.plain) + len(source_K) + len(self.first)
 
@@ -43,6 +51,24 @@ class ColumnExpansion(nn.Module):
         """(B, F) to (B, `width`)."""
         if self.raw:
             return zero_nan(x_BF)
-        one_hot_BK = (x_BF[:, self.source_K] == self.position_K).float()
-        missing_BN = torch.isnan(x_BF[:, self.first]).float()
-        return torch.cat([self.standardise(x_BF)[:, self.plain], one_hot_BK, missing_BN], dim=1)
+        return torch.cat([self.standardise(x_BF)[:, self.plain], self._one_hot(x_BF), self._flags(x_BF)], dim=1)
+
+    def _one_hot(self, x_BF: Tensor) -> Tensor:
+        return (x_BF[:, self.source_K] == self.position_K).float()
+
+    def _flags(self, x_BF: Tensor) -> Tensor:
+        return torch.isnan(x_BF[:, self.first]).float()
+
+    def expand_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """(B, `width`) on the straight line from a row of which nothing is known to `x_BF`.
+
+        A number or category that is not known is a missing one, flag included; of codes and words there is none, and
+        arrays are the mean of the training rows. Under `raw` every column starts at 0.
+        """
+        if self.raw:
+            return known_BF * zero_nan(x_BF)
+        start_F = torch.where(self.from_nothing, 0, self.standardise.mean)
+        numbers_BF = self.standardise(partly(x_BF, known_BF, start_F))
+        one_hot_BK = known_BF[:, self.source_K] * self._one_hot(x_BF)
+        flags_BN = torch.where(self.is_flagged, 1 - known_BF[:, self.first] * (1 - self._flags(x_BF)), self._flags(x_BF))
+        return torch.cat([numbers_BF[:, self.plain], one_hot_BK, flags_BN], dim=1)

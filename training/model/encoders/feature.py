@@ -1,5 +1,7 @@
 """Tabular features to tokens: every feature has an embedding of its own."""
 
+from collections.abc import Iterator
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -49,7 +51,10 @@ class FeatureEncoder(Encoder):
             noise=config.noise,
         )
         self.categorical = CategoryEmbedding(columns.vocabulary_sizes, width)
-        self.dense = nn.ModuleList(DenseEmbedding(columns, width) for columns in columns.dense_features)
+        self.dense = nn.ModuleList(
+            DenseEmbedding(dense, width, is_array=is_array)
+            for dense, is_array in zip(columns.dense_features, columns.is_array, strict=True)
+        )
         num_features = len(modality.features)
         self.dropout = nn.Dropout(config.dropout)
         self.mix = nn.Linear(num_features * width, num_patches * hidden_dim)
@@ -61,8 +66,7 @@ class FeatureEncoder(Encoder):
         """Quantile knots of the numbers, standardisation of the dense columns."""
         if len(self.numeric_columns):
             self.numeric.fit(some_columns(x_NF, self.numeric_columns))
-        for dense in self.dense:
-            assert isinstance(dense, DenseEmbedding)
+        for dense in self._dense_embeddings():
             dense.fit(x_NF)
 
     def forward(self, x_BF: Tensor) -> Tensor:
@@ -72,6 +76,25 @@ class FeatureEncoder(Encoder):
             parts.insert(0, self.categorical(x_BF[:, self.categorical_columns]))
         if len(self.numeric_columns):
             parts.insert(0, self.numeric(x_BF[:, self.numeric_columns]))
+        return self._mix(parts)
+
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """Straight lines between embeddings: from "missing" for numbers and categories, from nothing for codes and words."""
+        numbers, categories = self.numeric_columns, self.categorical_columns
+        parts = [dense.embed_partly(x_BF, known_BF)[:, None] for dense in self._dense_embeddings()]
+        if len(categories):
+            parts.insert(0, self.categorical.embed_partly(x_BF[:, categories], known_BF[:, categories]))
+        if len(numbers):
+            parts.insert(0, self.numeric.embed_partly(x_BF[:, numbers], known_BF[:, numbers]))
+        return self._mix(parts)
+
+    def _dense_embeddings(self) -> Iterator[DenseEmbedding]:
+        for dense in self.dense:
+            assert isinstance(dense, DenseEmbedding)
+            yield dense
+
+    def _mix(self, parts: list[Tensor]) -> Tensor:
+        """Embeddings (B, features, W) to tokens (B, P, D)."""
         features = self.dropout(torch.cat(parts, dim=1).flatten(1))
         tokens_BPD = self.mix(features).unflatten(1, (self.num_patches, -1)) + self.token_position
         return self.token_mlp(tokens_BPD)

@@ -142,6 +142,10 @@ class ImageEncoder(Encoder):
         """(B, C H W) to tokens (B, P, D)."""
         return encode_present(self._encode, x_BF) if self.training else self._encode(x_BF)
 
+    def baseline(self) -> Tensor:
+        """By which images are standardised: the training rows', ImageNet's, or 0."""
+        return self.standardise.mean.expand(self.shape).flatten()
+
     def _encode(self, x_BF: Tensor) -> Tensor:
         maps_BCHW = self.features(self.standardise(x_BF.unflatten(1, self.shape)))
         return self.patches(self.classifier(self.pool(maps_BCHW).flatten(1)))

@@ -70,6 +70,13 @@ class MaxoutEncoder(Encoder):
         """(B, F) to tokens (B, P, D)."""
         return encode_present(self._encode, x_BF) if self.training else self._encode(x_BF)
 
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """A straight line between expanded columns, see `ColumnExpansion.expand_partly`."""
+        return self._tokens(self.expansion.expand_partly(x_BF, known_BF))
+
     def _encode(self, x_BF: Tensor) -> Tensor:
-        first_Bm = self.op2(self.op1(self.op0(self.expansion(x_BF))))
+        return self._tokens(self.expansion(x_BF))
+
+    def _tokens(self, expanded_BK: Tensor) -> Tensor:
+        first_Bm = self.op2(self.op1(self.op0(expanded_BK)))
         return self.patches(self.op4(self.op3(first_Bm)))

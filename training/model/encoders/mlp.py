@@ -45,4 +45,11 @@ class MLPEncoder(Encoder):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, F) to tokens (B, P, D)."""
-        return self.network(self.expansion(x_BF)).unflatten(1, (self.num_patches, -1))
+        return self._tokens(self.expansion(x_BF))
+
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """A straight line between expanded columns, see `ColumnExpansion.expand_partly`."""
+        return self._tokens(self.expansion.expand_partly(x_BF, known_BF))
+
+    def _tokens(self, expanded_BK: Tensor) -> Tensor:
+        return self.network(expanded_BK).unflatten(1, (self.num_patches, -1))

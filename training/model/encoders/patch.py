@@ -54,3 +54,7 @@ class PatchEncoder(Encoder):
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, F) to tokens (B, P, D)."""
         return self.patches(self.expansion(x_BF))
+
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """A straight line between expanded columns, see `ColumnExpansion.expand_partly`."""
+        return self.patches(self.expansion.expand_partly(x_BF, known_BF))

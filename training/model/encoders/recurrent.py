@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from service.bundle.schema import Modality
 from training.config import Config
-from training.model.columns import zero_nan
+from training.model.columns import partly, zero_nan
 from training.model.encoders.arrays import Standardise, array_shape
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.patch import PatchProjection
@@ -75,14 +75,22 @@ class GRUEncoder(Encoder):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, T F) to tokens (B, P, D)."""
-        x_BTF = x_BF.unflatten(1, (self.steps, self.width))
+        return self._encode(x_BF, x_BF)
+
+    def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
+        """A straight line from the mean of the training rows (0 under `raw`); the sequence is as long at every share."""
+        return self._encode(x_BF, partly(x_BF, known_BF, self.standardise.mean.expand(self.steps, -1).flatten()))
+
+    def _encode(self, x_BF: Tensor, cells_BF: Tensor) -> Tensor:
+        """Tokens of `cells_BF`, whose length and gaps are those of `x_BF`."""
+        x_BTF, cells_BTF = (part.unflatten(1, (self.steps, self.width)) for part in (x_BF, cells_BF))
         last_B1 = last_real_step(x_BTF, self.config.padding)
-        states_BTh, _ = self.gru(self._inputs(x_BTF, last_B1))
+        states_BTh, _ = self.gru(self._inputs(x_BTF, cells_BTF, last_B1))
         return self.patches(self._final_state(states_BTh, last_B1))
 
-    def _inputs(self, x_BTF: Tensor, last_B1: Tensor) -> Tensor:
+    def _inputs(self, x_BTF: Tensor, cells_BTF: Tensor, last_B1: Tensor) -> Tensor:
         """What the GRU reads: standardised cells and flags, 0 in the padding."""
-        cells = self.standardise(x_BTF)
+        cells = self.standardise(cells_BTF)
         if self.config.missing_flags:
             cells = torch.cat([cells, torch.isnan(x_BTF).float()], dim=2)
         within_BT = _numbers(x_BTF) <= last_B1

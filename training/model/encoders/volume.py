@@ -72,6 +72,10 @@ class VolumeEncoder(Encoder):
         if not self.raw:
             self.standardise.fit(x_NF.unflatten(1, self.shape))
 
+    def baseline(self) -> Tensor:
+        """The mean of the training rows; 0 where cells are read as they are."""
+        return self.standardise.mean.expand(self.shape).flatten()
+
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, X Y Z) to tokens (B, P, D)."""
         maps = self.standardise(x_BF.unflatten(1, self.shape))[:, None]  # (B, 1, X, Y, Z)
