@@ -75,9 +75,8 @@ def _attribution(manifest: Manifest) -> str:
     if (info := manifest.attribution) is None:
         return f"no attribution to features: {manifest.attribution_left_out or 'not asked for'}"
     found = info.completeness
-    return (
-        f"attribution to features by {info.num_points} points leaves {found.mean_gap / found.mean_change:.2%} untold on average"
-    )
+    untold = found.mean_gap / found.mean_change if found.mean_change else 0.0  # a model that answers everybody alike
+    return f"attribution to features by {info.num_points} points leaves {untold:.2%} untold on average"
 
 
 if __name__ == "__main__":
