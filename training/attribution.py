@@ -46,7 +46,7 @@ class AttributionOutput(NamedTuple):
 
 
 class _Plain(TorchFunctionMode):
-    """Linear maps, layer normalisation and attention by their formulas.
+    """Linear maps, layer normalisation, attention and concatenation by their formulas.
 
     As single operations torch cannot run them side by side, with weights of their own, for a batch of any size.
     """
@@ -54,12 +54,22 @@ class _Plain(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.layer_norm:
             return _layer_norm(*args, **(kwargs or {}))
+        if func is torch.cat:
+            return _cat(*args, **(kwargs or {}))
         if func is F.linear:
             return _linear(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention and not kwargs and len(args) == 3:
             query, key, value = args
             return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), dim=-1) @ value
         return func(*args, **(kwargs or {}))
+
+
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Stacked and flattened; pieces of different sizes are taken apart first."""
+    if len({tensor.shape[dim] for tensor in tensors}) > 1:
+        return torch.stack([piece for tensor in tensors for piece in tensor.unbind(dim)], dim)
+    axis = dim % tensors[0].ndim
+    return torch.stack(list(tensors), axis).flatten(axis, axis + 1)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -108,7 +118,7 @@ class Attribution(nn.Module):
     def forward(self, *inputs: Tensor) -> AttributionOutput:
         """Modalities (B, F) with NaN where missing, then label (B, C), one-hot: towards which label."""
         *modalities, label_BC = inputs
-        with torch.enable_grad(), _Plain():
+        with torch.enable_grad():
             known = [self._shares(x_BF) for x_BF in modalities]
             contribution_ER = self._contributions(modalities, known, label_BC.repeat(len(self.nodes_K), 1))
             gradients = torch.autograd.grad(contribution_ER.sum(), known)
@@ -151,9 +161,9 @@ class Attribution(nn.Module):
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], tokens_RnPD: Tensor) -> Tensor:
             return functional_call(experts[0], {**parameters, **buffers}, (tokens_RnPD,)).logits_BC
 
-        logits_ERC = torch.vmap(one, in_dims=(0, None if shared else 0, 0))(
-            {name: parameter.detach() for name, parameter in parameters.items()}, buffers, tokens_ERnPD
-        )
+        parameters = {name: parameter.detach() for name, parameter in parameters.items()}
+        with _Plain():
+            logits_ERC = torch.vmap(one, in_dims=(0, None if shared else 0, 0))(parameters, buffers, tokens_ERnPD)
         return logits_ERC if self.model.units is None else self.model.units(logits_ERC)
 
     def _towards(self, logits_ERC: Tensor, label_RC: Tensor) -> Tensor:
