@@ -66,7 +66,7 @@ def test_ones_own_components_train_export_and_answer(tmp_path: Path) -> None:
     small_data.write_data(tmp_path)
     changes = {"model.fusion": f"{OWN}:MeanFusion", "model.encoders.labs": {"kind": f"{OWN}:TrendEncoder"}}
     fit(small_data.recipe(changes), tmp_path, tmp_path / "run")
-    assert export([str(tmp_path / "run"), "--out", str(tmp_path / "bundle")]) == 0
+    assert export([str(tmp_path / "run"), "--out", str(tmp_path / "bundle"), "--attribution-points", "0"]) == 0
     bundle = open_bundle(tmp_path / "bundle")
     assert [e.name for e in bundle.manifest.experts] == ["unique:labs", "unique:person", "synergy", "redundancy"]
     assert Predictor(bundle, provider="cpu").replay_example() <= 1e-5
