@@ -142,7 +142,8 @@ def _completeness(gap: Floats, change: Floats, *, num_experts: int) -> Completen
     mean_gap, mean_change = float(gap.mean()), float(change.mean())
     if not mean_gap <= GAP_LIMIT * mean_change + ATOL:
         raise ExportError(
-            f"attributions leave {mean_gap / max(mean_change, ATOL):.0%} of the contributions' change untold (limit {GAP_LIMIT:.0%}); "
+            f"attributions leave {mean_gap / max(mean_change, ATOL):.0%} of the contributions' change untold "
+            f"(limit {GAP_LIMIT:.0%}); "
             "more points help, unless a contribution jumps on the way because a router sends the record elsewhere"
         )
     return Completeness(
