@@ -30,8 +30,9 @@ from training.__main__ import fit_or_resume
 from training.checkpoint import METRICS_FILE
 from training.data.dataset import load_dataset
 from training.evaluation import read_metrics, write_metrics
-from training.recipe import load_recipe
-from training.sweep import Setting, parse_seeds, read_variants, runs, sweep
+from training.files import write_text
+from training.recipe import RECIPE_FILE, load_recipe
+from training.sweep import Setting, is_finished, parse_seeds, read_variants, runs, sweep
 from training.tasks import Classification
 
 VARIANTS = Path("training/recipes/variants/backbones.toml")
@@ -59,13 +60,13 @@ def classical_folder(out: Path, model: str, seed: int) -> Path:
 
 
 def run_classical(recipe: Path, seeds: Sequence[int], out: Path, overrides: Sequence[str]) -> None:
-    """LightGBM and logistic regression, each into a folder with a metrics.json like a run's."""
+    """LightGBM and logistic regression, each into a folder with a metrics.json and the recipe of its rows, like a run's."""
     for seed in seeds:
+        one = load_recipe(recipe, [*overrides, f"train.seed={seed}"])
         wanted = {m: classical_folder(out, m, seed) for m in classical.MODELS}
-        wanted = {name: folder for name, folder in wanted.items() if not (folder / METRICS_FILE).exists()}
+        wanted = {name: folder for name, folder in wanted.items() if not is_finished(one, folder)}
         if not wanted:
             continue
-        one = load_recipe(recipe, [*overrides, f"train.seed={seed}"])
         dataset = load_dataset(one.data, recipe.parent.absolute(), seed=seed, missing=one.model.missing)
         _, target = dataset.part("test")
         for name, folder in wanted.items():
@@ -76,6 +77,7 @@ def run_classical(recipe: Path, seeds: Sequence[int], out: Path, overrides: Sequ
             rows = {split: len(indices) for split, indices in dataset.splits.items()}
             folder.mkdir(parents=True, exist_ok=True)
             document = {"splits": {"test": {"metrics": metrics}}, "provenance": {"num_rows": rows, "training_seconds": seconds}}
+            write_text(one.model_dump_json(indent=1), folder / RECIPE_FILE)
             write_metrics(document, folder / METRICS_FILE)
             print(f"run {folder.name}", file=sys.stderr, flush=True)
 

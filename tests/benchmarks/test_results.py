@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import results
+from benchmarks import classical, results
 from benchmarks.classical import MODELS
 from tests.training.small_data import TWO_MODALITIES, recipe, write_data
-from training.data.dataset import load_dataset
+from training.data.dataset import Dataset, load_dataset
+from training.errors import RunError
 from training.tasks import Classification
 
 RECIPE = Path("training/recipes/support2.toml")
@@ -75,3 +76,19 @@ def test_classical_models_learn_what_is_planted(name: str, tmp_path: Path) -> No
     _, target = dataset.part("test")
     np.testing.assert_allclose(prediction.sum(axis=1), 1, rtol=1e-5)
     assert Classification.metrics["auroc"](prediction, target, dataset.task) > 0.6
+
+
+def test_classical_results_of_other_rows_are_not_taken_for_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished is not run again, and a folder whose recipe was another is refused."""
+    ran: list[int] = []
+
+    def model(dataset: Dataset, seed: int) -> np.ndarray:
+        ran.append(seed)
+        return np.full((len(dataset.splits["test"]), 2), 0.5)
+
+    monkeypatch.setattr(classical, "MODELS", {"coin": model})
+    results.run_classical(RECIPE, [0, 1], tmp_path, [])
+    results.run_classical(RECIPE, [0, 1], tmp_path, [])
+    assert ran == [0, 1]
+    with pytest.raises(RunError, match="holds a finished run of another recipe"):
+        results.run_classical(RECIPE, [0], tmp_path, ["data.split.test=0.2"])
