@@ -13,7 +13,7 @@ from training.config import Config
 from training.data.config import DataConfig
 from training.errors import RecipeError
 from training.model.build import ModelConfig
-from training.objectives.config import FOREIGN_KEYS, ObjectiveConfig
+from training.objectives.config import ObjectiveConfig
 from training.train_config import TrainConfig
 from training.uncertainty.config import UncertaintyConfig
 from training.validity.config import ValidityConfig
@@ -68,9 +68,6 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: is not valid TOML: {error}") from error
-    overrides = list(overrides)
-    if any(override.partition("=")[0].strip() == "objective.kind" for override in overrides):
-        _forget_foreign(document, overrides)
     for override in overrides:
         _apply(document, override)
     return parse_recipe(document, str(path))
@@ -125,17 +122,6 @@ def _apply(document: dict[str, Any], override: str) -> None:
         set_value(document, key, _toml_value(text))
     except RecipeError as error:
         raise RecipeError(f"--set {override}: {error}") from None
-
-
-def _forget_foreign(document: dict[str, Any], overrides: Iterable[str]) -> None:
-    """Drop what the file says for the kind of objective that an override replaces."""
-    told: dict[str, Any] = {}
-    for override in overrides:
-        _apply(told, override)
-    objective = document.get("objective")
-    if isinstance(objective, dict):
-        for name in FOREIGN_KEYS.get(str(told["objective"]["kind"]), ()):
-            objective.pop(name, None)
 
 
 def _toml_value(text: str) -> Any:

@@ -64,14 +64,7 @@ def make_trainer(recipe: Recipe, dataset: Dataset, run: Path) -> Trainer[I2MoE]:
         model.units.fit(torch.from_numpy(target))
     task = make_task(dataset.task)
     weights_C = class_weights(recipe.objective, task, target)
-    base_rate_C = None
-    config = recipe.objective
-    if config.kind == "decomposition":
-        config, base_rate_C = config.model_copy(update={"interaction_weight": 0.0}), task.base_rate(target, weights_C)
-        model.calibration.bias.copy_(base_rate_C)  # until it is fitted: validation predictions of evidence
-    objective = PaperObjective(
-        config, task, dataset.schema.names, weights_C, base_rate_C=base_rate_C, selection=recipe.train.selection
-    )
+    objective = PaperObjective(recipe.objective, task, dataset.schema.names, weights_C, selection=recipe.train.selection)
     rate = recipe.model.modality_dropout if recipe.model.missing == "learned" else 0.0
     return Trainer(model, objective, dataset, recipe.train, modality_dropout=rate, run=run)
 

@@ -1,6 +1,6 @@
 """The stages of a training, each a run of the one trainer; the paper's objective has one, the decomposition four.
 
-    task          the mixture, by the task loss alone
+    task          the mixture, by the published objective: what is told is its evidence, so nothing is lost in accuracy
     modalities    a predictor for each modality that sees it alone, and what its evidence is worth on validation rows
     expectations  what the other modalities let expect of each one's evidence
     experts       the mixture again: every expert learns its part of the first stage's evidence
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training import distributed
 from training.checkpoint import FIRST_STAGE, state_file
@@ -24,7 +25,7 @@ from training.model.mixture import I2MoE
 from training.objectives.base import Model, Objective
 from training.objectives.evidence import EvidenceRules, fit_scale, freeze
 from training.objectives.expectations import Expectations, ExpectationsObjective
-from training.objectives.experts import ExpertsObjective, Teacher, limit_dropout, mixture_logits
+from training.objectives.experts import ExpertsObjective, Teacher, limit_dropout, mixture_evidence
 from training.objectives.modalities import ModalitiesObjective, ModalityPredictors, OwnEvidence, fit_own_scales
 from training.objectives.paper import PaperObjective
 from training.recipe import Recipe
@@ -67,7 +68,8 @@ class _Decomposition:
     def __init__(self, first: Trainer[I2MoE], recipe: Recipe, dataset: Dataset, run: Path, tell: Tell) -> None:
         assert isinstance(first.objective, PaperObjective)
         self.first, self.recipe, self.dataset, self.run, self.tell = first, recipe, dataset, run, tell
-        self.task_loss, self.device = first.objective.task_loss, first.device
+        _, target = dataset.part("train")
+        self.task_loss, self.device = first.objective.task_loss.of_evidence(target).to(first.device), first.device
         self.config, self.workers = recipe.objective.decomposition, recipe.train.workers
         self.rules = EvidenceRules(dataset.task.kind, self.config.evidence_limit)
         self.names = dataset.schema.names
@@ -82,7 +84,7 @@ class _Decomposition:
         own = self._own_evidence(mixture)
         expectations, slopes = self._expectations(own)
         scale = self._mixture_scale(mixture)
-        teacher = Teacher(mixture, own, expectations, scale=scale, slopes=slopes)
+        teacher = Teacher(mixture, own, expectations, base_rate_C=self._base_rate(), scale=scale, slopes=slopes)
         model, figures = self._experts(teacher)
         told = {
             "own_scale": self._by_name(own.scale_n11.flatten().tolist()),
@@ -91,6 +93,10 @@ class _Decomposition:
             **figures,
         }
         return Trained(model, self.histories, told)
+
+    def _base_rate(self) -> Tensor:
+        assert self.task_loss.base_rate_C is not None
+        return self.task_loss.base_rate_C
 
     def _by_name(self, values: list[float]) -> dict[str, float]:
         return {name: round(value, 4) for name, value in zip(self.names, values, strict=True)}
@@ -136,7 +142,11 @@ class _Decomposition:
     def _fit_mixture_scale(self, mixture: I2MoE) -> float:
         arrays, target = self.dataset.part("validation")
         (logits_NC,) = answers(
-            mixture, lambda x: mixture_logits(mixture, x, self.rules)[1:], self.dataset.schema, arrays, workers=self.workers
+            mixture,
+            lambda x: mixture_evidence(mixture, x, self.rules, self._base_rate())[1:],
+            self.dataset.schema,
+            arrays,
+            workers=self.workers,
         )
         target_N = mixture.standardise(torch.from_numpy(target).to(self.device))
         return fit_scale(logits_NC, target_N, self.task_loss.unsmoothed(), self.rules.kind)

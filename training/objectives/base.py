@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from training.data.dataset import Dataset
@@ -66,6 +66,15 @@ class TaskLoss(nn.Module):
         """What rows with the targets `target_B` count for among those of a step, `whole_N`."""
         part, whole = (self.task.loss_weight(target, self.class_weights_C) for target in (target_B, whole_N))
         return Shares(len(target_B) / len(whole_N), part / whole)
+
+    def of_evidence(self, target_N: NDArray[Any]) -> "TaskLoss":
+        """The same on logits counted from the base rate of training targets (N,)."""
+        return TaskLoss(
+            self.task,
+            class_weights_C=self.class_weights_C,
+            base_rate_C=self.task.base_rate(target_N, self.class_weights_C),
+            label_smoothing=self.label_smoothing,
+        )
 
     def unsmoothed(self) -> "TaskLoss":
         """The same without label smoothing."""

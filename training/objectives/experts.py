@@ -1,6 +1,6 @@
 """Every expert learns its part of the evidence: unique to a modality, synergy or redundancy.
 
-The teacher is the mixture that was trained on the task alone, frozen. Its evidence is divided by `training.decomposition`,
+The teacher is the mixture of the first stage, frozen. Its evidence is divided by `training.decomposition`,
 limited and calibrated as the modalities' own, then scaled back to its logits, which the experts' contributions (weight times
 logit, centred over classes) therefore keep to: predictions stay what they were, up to the matching error.
 
@@ -31,29 +31,41 @@ class Lesson(NamedTuple):
     """What the teacher says of a batch."""
 
     tokens_BnPD: Tensor
-    logits_BC: Tensor  # the mixture's, centred over classes
+    logits_BC: Tensor  # the mixture's less the base rate, centred over classes
     parts_EBC: Tensor  # what every expert is to contribute; they add up to the logits
 
 
 class Teacher(nn.Module):
-    """The frozen mixture, its evidence divided: parts = decompose(limited(scale F), o, slope p) / scale back to F."""
+    """The frozen mixture, its evidence divided: parts = decompose(limited(scale F), o, slope p) / scale back to F.
+
+    F are the mixture's logits less the base rate.
+    """
 
     slope_n11: Tensor
+    base_rate_C: Tensor
 
     def __init__(
-        self, mixture: I2MoE, own: OwnEvidence, expectations: Expectations, *, scale: float, slopes: Sequence[float]
+        self,
+        mixture: I2MoE,
+        own: OwnEvidence,
+        expectations: Expectations,
+        *,
+        base_rate_C: Tensor,
+        scale: float,
+        slopes: Sequence[float],
     ) -> None:
         super().__init__()
         self.mixture, self.own, self.expectations = mixture, own, expectations
         self.rules, self.scale = own.rules, scale
         self.register_buffer("slope_n11", torch.tensor(slopes)[:, None, None])
+        self.register_buffer("base_rate_C", base_rate_C)
         freeze(self)
 
     @torch.no_grad()
     def forward(self, inputs: Sequence[Tensor]) -> Lesson:
         """The lesson of one batch, in full precision."""
         with torch.autocast(inputs[0].device.type, enabled=False):
-            tokens_BnPD, logits_BC = mixture_logits(self.mixture, inputs, self.rules)
+            tokens_BnPD, logits_BC = mixture_evidence(self.mixture, inputs, self.rules, self.base_rate_C)
             told = self.own(inputs)
             expected_nBC = self.slope_n11 * self.expectations(told.tokens_BnPD) * told.present_nB1
             evidence_BC = self.scale * logits_BC
@@ -63,11 +75,13 @@ class Teacher(nn.Module):
             return Lesson(tokens_BnPD, logits_BC, parts_EBC / (self.scale * factor_BC))
 
 
-def mixture_logits(mixture: I2MoE, inputs: Sequence[Tensor], rules: EvidenceRules) -> tuple[Tensor, Tensor]:
-    """A mixture's tokens (B, n, P, D) and logits (B, C), centred over classes, in the experts' unit."""
+def mixture_evidence(
+    mixture: I2MoE, inputs: Sequence[Tensor], rules: EvidenceRules, base_rate_C: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A mixture's tokens (B, n, P, D) and logits (B, C) less the base rate, centred over classes, in the experts' unit."""
     tokens_BnPD = mixture.embed(inputs)
     logits_EBC = mixture.run_experts(tokens_BnPD).logits
-    return tokens_BnPD, rules.centre(mixture.mix(mixture.reweighting(tokens_BnPD), logits_EBC))
+    return tokens_BnPD, rules.centre(mixture.mix(mixture.reweighting(tokens_BnPD), logits_EBC) - base_rate_C)
 
 
 class Answer(NamedTuple):

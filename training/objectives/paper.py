@@ -29,8 +29,8 @@ from training.tasks import Regression, Task, is_better
 class PaperObjective(Objective[I2MoE]):
     """L = L_task(sum_e w_e y_e, target) + interaction_weight / E * sum_e L_e + gate_weight * L_gate (I2MoE, Algorithm 1).
 
-    The task loss is on the mixture alone: no expert is asked to predict by itself. Nothing is detached. With `base_rate_C`
-    the mixture's logits are counted from it; `selection` is a metric of the task, its own choice if not given.
+    The task loss is on the mixture alone: no expert is asked to predict by itself. Nothing is detached. `selection` is
+    a metric of the task, its own choice if not given.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class PaperObjective(Objective[I2MoE]):
         modalities: Sequence[str],
         class_weights_C: Tensor | None = None,
         *,
-        base_rate_C: Tensor | None = None,
         selection: str | None = None,
     ) -> None:
         super().__init__()
@@ -50,9 +49,7 @@ class PaperObjective(Objective[I2MoE]):
         self.selection = task.selection(selection)
         self._replacement = MASKINGS[config.masking]
         self._rules = self._choose_rules()
-        self.task_loss = TaskLoss(
-            task, class_weights_C=class_weights_C, base_rate_C=base_rate_C, label_smoothing=config.label_smoothing
-        )
+        self.task_loss = TaskLoss(task, class_weights_C=class_weights_C, label_smoothing=config.label_smoothing)
 
     def _choose_rules(self) -> LossRules:
         if not isinstance(self.task, Regression) or self.config.on == "latents":

@@ -34,4 +34,6 @@ def teacher() -> Teacher:
     """All of it, drawn from one seed."""
     torch.manual_seed(0)
     model = small_model.model()
-    return Teacher(model, own_evidence(model), expectations(), scale=0.5, slopes=[1.0, 0.5, 0.0])
+    return Teacher(
+        model, own_evidence(model), expectations(), base_rate_C=torch.tensor([0.3, -0.3]), scale=0.5, slopes=[1.0, 0.5, 0.0]
+    )

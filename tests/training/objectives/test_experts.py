@@ -14,7 +14,7 @@ from training.objectives.experts import (
     explained,
     limit_dropout,
     matching_error,
-    mixture_logits,
+    mixture_evidence,
     share_divergence,
     shuffled,
 )
@@ -32,7 +32,8 @@ def test_parts_add_up_to_the_mixture() -> None:
     inputs[2][:4] = torch.nan
     lesson = taught(inputs)
     torch.testing.assert_close(lesson.parts_EBC.sum(dim=0), lesson.logits_BC, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(lesson.logits_BC, RULES.centre(taught.mixture(inputs).logits_BC))
+    evidence_BC = RULES.centre(taught.mixture(inputs).logits_BC) - taught.base_rate_C
+    torch.testing.assert_close(lesson.logits_BC, evidence_BC)
     told = taught.own(inputs)
     expected = taught.slope_n11 * taught.expectations(told.tokens_BnPD)
     expected[2, :4] = 0
@@ -79,11 +80,12 @@ def test_experts_and_weights_learn_and_nothing_else() -> None:
 
 
 def test_a_perfect_pupil_is_the_teachers_sum() -> None:
-    """The mixture's own contributions add up to its logits, before anybody has learned a part."""
+    """The mixture's own contributions add up to its logits, its evidence and the base rate, before anybody learned a part."""
     taught = teacher()
     inputs = small_model.rows(6)
     found = ExpertsObjective(taught, DecompositionConfig(shuffle_rate=0.0), gate_weight=0.0)._answer(taught.mixture, inputs)[0]
-    torch.testing.assert_close(found.contributions_EBC.sum(dim=0), mixture_logits(taught.mixture, inputs, RULES)[1])
+    evidence_BC = mixture_evidence(taught.mixture, inputs, RULES, taught.base_rate_C)[1]
+    torch.testing.assert_close(found.contributions_EBC.sum(dim=0), evidence_BC + taught.base_rate_C)
 
 
 def test_rows_trade_places_modality_by_modality() -> None:
