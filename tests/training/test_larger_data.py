@@ -112,6 +112,6 @@ def peak_memory_mb(folder: Path, num_rows: int) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to tell a process's own memory")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    """10,000 more images, 117 MiB of them, take less than a third of that; what grows at all is the allocator's slack."""
+    """10,000 more images, 117 MiB of them, take less than half of that; what grows at all is the allocator's slack."""
     few, many = peak_memory_mb(tmp_path / "few", 6000), peak_memory_mb(tmp_path / "many", 16000)
-    assert many - few < 39
+    assert many - few < 58

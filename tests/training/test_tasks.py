@@ -168,8 +168,6 @@ def test_base_rates() -> None:
     several = make_task(TaskInfo(kind="multilabel", labels=("a", "b"), outcome="labels"))
     present = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
     np.testing.assert_allclose(several.base_rate(present, None), [np.log(3), -np.log(3)], rtol=1e-6)
-    np.testing.assert_allclose(
-        several.base_rate(present, several.balanced_weights(present)), [np.log(2), np.log(2 / 3)], rtol=1e-5
-    )
+    np.testing.assert_allclose(several.base_rate(present, several.balanced_weights(present)), [0, 0], atol=1e-6)
     number = make_task(TaskInfo(kind="regression", labels=("days",), outcome="days", training_mean=0.0))
     assert number.base_rate(np.array([1.0, 2.0]), None).tolist() == [0]
