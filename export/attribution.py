@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.errors import ExportError
-from export.graph import BATCH, OPSET, check_rules, quiet_exporter, tensor_infos, tidy
+from export.graph import BATCH, check_rules, quiet_exporter, tensor_infos, tidy, to_onnx
 from export.verify import ATOL, Case, cases
 from service.bundle.attribution import LABEL_INPUT, attribution_outputs, one_hot
 from service.bundle.manifest import AttributionInfo, Completeness, Parity, TaskInfo
@@ -59,19 +59,12 @@ def _export(module: Attribution, schema: FeatureSchema, num_labels: int) -> onnx
     inputs = [torch.zeros(size, width) for width in widths]
     with quiet_exporter():
         traced = _trace(module, inputs)
-        program = torch.onnx.export(
+        return to_onnx(
             traced,
             tuple(inputs),
-            input_names=[*schema.names, LABEL_INPUT],
-            output_names=list(attribution_outputs(schema)),
+            names=((*schema.names, LABEL_INPUT), attribution_outputs(schema)),
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
         )
-    assert program is not None
-    return program.model_proto
 
 
 def _trace(module: Attribution, inputs: list[Tensor]) -> GraphModule:

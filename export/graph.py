@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -57,24 +58,31 @@ def quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def to_onnx(
+    module: nn.Module, inputs: tuple[Tensor, ...], *, names: tuple[Sequence[str], Sequence[str]], dynamic_shapes: Any
+) -> onnx.ModelProto:
+    """The exporter's graph of a module, its inputs and outputs by `names`."""
+    program = torch.onnx.export(
+        module,
+        inputs,
+        input_names=list(names[0]),
+        output_names=list(names[1]),
+        dynamic_shapes=dynamic_shapes,
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto
+
+
 def build_graph(model: I2MoE, schema: FeatureSchema) -> onnx.ModelProto:
     """Trace the model's clean pass. Raises `GraphError` when the result breaks a rule of this module."""
     inputs = tuple(torch.zeros(_TRACED_BATCH, modality.width) for modality in schema.modalities)
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     with quiet_exporter():
-        program = torch.onnx.export(
-            _CleanPass(model).eval(),
-            inputs,
-            input_names=list(schema.names),
-            output_names=list(OUTPUT_NAMES),
-            dynamic_shapes={"inputs": dynamic},
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
+        graph = to_onnx(_CleanPass(model).eval(), inputs, names=(schema.names, OUTPUT_NAMES), dynamic_shapes={"inputs": dynamic})
     tidy(graph)
     check_graph(graph, schema)
     return graph

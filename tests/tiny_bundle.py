@@ -184,6 +184,16 @@ def tiny_answer() -> Answer:
     return Answer.model_validate({name: getattr(output, name)[0].tolist() for name in OUTPUT_NAMES})
 
 
+TINY_UNCERTAINTY = UncertaintyInfo(
+    method="class-conditional",
+    coverage=0.9,
+    guarantee="exact",
+    num_rows=40,
+    thresholds=(0.6, 0.8),
+    disagreement_limit=0.2,
+)
+
+
 def tiny_manifest(
     files: dict[str, FileInfo],
     *,

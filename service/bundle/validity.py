@@ -10,14 +10,10 @@ A model with one expert has none (there is nothing to compare), and so has a bun
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from service.bundle.features import Frozen
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class Estimate(_Part):
+class Estimate(Frozen):
     """A figure over rows with its 95 % interval; None where no interval can be given."""
 
     value: float
@@ -25,7 +21,7 @@ class Estimate(_Part):
     high: float | None = None
 
 
-class OrderFigures(_Part):
+class OrderFigures(Frozen):
     """Modalities hidden (deletion) or shown (insertion) one after the other, as an explanation ranks them.
 
     `aopc` is the mean drop of the margin, all modalities against some, over the steps between none and all. Deletion hides
@@ -45,7 +41,7 @@ class OrderFigures(_Part):
     best_curve: tuple[float, ...]
 
 
-class ShapleyAgreement(_Part):
+class ShapleyAgreement(Frozen):
     """Modalities' part of the contributions against their exact Shapley values."""
 
     spearman: Estimate | None  # mean over rows of the rank correlation over modalities; of two, 1 or -1
@@ -54,7 +50,7 @@ class ShapleyAgreement(_Part):
     sign: Estimate  # share of rows and modalities with the same sign
 
 
-class PairInteraction(_Part):
+class PairInteraction(Frozen):
     """The Shapley interaction index of two modalities over rows: above 0 they say more together, below 0 they overlap."""
 
     modalities: tuple[str, str]
@@ -62,7 +58,7 @@ class PairInteraction(_Part):
     mean_absolute: float
 
 
-class InteractionFigures(_Part):
+class InteractionFigures(Frozen):
     """Interaction experts against what modalities say together beyond what each says alone.
 
     A row's interaction is the margin of all modalities less the sum of what each adds alone. Evidence that no modality tells
@@ -79,7 +75,7 @@ class InteractionFigures(_Part):
     pairs: tuple[PairInteraction, ...]
 
 
-class RandomisedFigures(_Part):
+class RandomisedFigures(Frozen):
     """Contributions against those of the same model with experts and their weights re-initialised.
 
     The mean over rows of the rank correlation over experts, averaged over random models (interval: over random models). Near
@@ -90,14 +86,14 @@ class RandomisedFigures(_Part):
     spearman: Estimate
 
 
-class ExpertShare(_Part):
+class ExpertShare(Frozen):
     """An expert's mean contribution share with its 95 % interval."""
 
     name: str
     share: Estimate
 
 
-class ResampledFigures(_Part):
+class ResampledFigures(Frozen):
     """How much the dataset-level ranking of experts depends on which rows were there."""
 
     num_bootstraps: int
@@ -107,7 +103,7 @@ class ResampledFigures(_Part):
     order_stays: float  # share of resamples with the same order of all experts
 
 
-class SeedFigures(_Part):
+class SeedFigures(Frozen):
     """Trainings that differ in their seed alone, compared on the same test rows, means over pairs of runs."""
 
     seeds: tuple[int, ...]
@@ -118,7 +114,7 @@ class SeedFigures(_Part):
     spearman_mean: float | None  # rank correlation over experts of mean shares
 
 
-class ExplanationValidity(_Part):
+class ExplanationValidity(Frozen):
     """All that was checked, over `num_rows` rows of `split`; `notes` say what could not be, and why."""
 
     split: str

@@ -16,6 +16,7 @@ from training.evaluation import read_metrics
 from training.recipe import load_recipe
 from training.run import fit
 
+RUN_FILES = {"checkpoint.pt", "metrics.json", "report.html", "recipe.json", "explanations.npz"}
 PROJECT = Path(__file__).parents[2]
 QUIET: dict[str, Any] = {  # nothing drawn but the order of the rows; 72 of them in steps of 71 and 1
     "model.dropout": 0.0, "model.modality_dropout": 0.0, "model.reweighting": {"hidden_dim": 8, "dropout": 0.0},
@@ -46,13 +47,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             assert found[key] == pytest.approx(wanted[key], abs=1e-5)
         assert found["interaction"] == pytest.approx(wanted["interaction"], abs=1e-4)  # Adam magnifies rounding
         assert found["validation"] == pytest.approx(wanted["validation"], abs=1e-4)
-    assert {p.name for p in (tmp_path / "two").iterdir()} == {
-        "checkpoint.pt",
-        "metrics.json",
-        "report.html",
-        "recipe.json",
-        "explanations.npz",
-    }
+    assert {p.name for p in (tmp_path / "two").iterdir()} == RUN_FILES
     weights, others = (load_checkpoint(tmp_path / name).model.state_dict() for name in ("one", "two"))
     for name, tensor in weights.items():
         torch.testing.assert_close(others[name], tensor, atol=1e-3, rtol=0)
@@ -73,13 +68,7 @@ def test_two_processes_go_through_the_stages_of_one(tmp_path: Path) -> None:
     for stage, history in one["stages"].items():
         for wanted, found in zip(history, two["stages"][stage], strict=True):
             assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-3), stage
-    assert {p.name for p in (tmp_path / "two").iterdir()} == {
-        "checkpoint.pt",
-        "metrics.json",
-        "report.html",
-        "recipe.json",
-        "explanations.npz",
-    }
+    assert {p.name for p in (tmp_path / "two").iterdir()} == RUN_FILES
 
 
 @pytest.mark.slow

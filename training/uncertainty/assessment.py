@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.explanation import Explanation, explain
 from service.bundle.manifest import UncertaintyInfo
-from service.bundle.output import OUTPUT_NAMES, Output
+from service.bundle.output import Output
 from service.bundle.uncertainty import assess
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
@@ -116,7 +117,7 @@ def _arbitration(checkpoint: Checkpoint, validation: _Scored, test: _Scored) -> 
 
 def _disputed(checkpoint: Checkpoint, info: UncertaintyInfo, test: _Scored) -> Disputed:
     task, rows = checkpoint.task, disputed(test.explanation, checkpoint.task)
-    output = Output(*(getattr(test.output, name)[rows] for name in OUTPUT_NAMES))
+    output = test.output.rows(np.flatnonzero(rows))
     part = _scored(checkpoint, output, test.target[rows])
     abstain = assess(output.prediction, part.explanation, task, info).abstain
     loss = row_losses(output.prediction, part.target, task)

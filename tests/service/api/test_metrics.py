@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.api.metrics import OTHER_ROUTE, ROUTES, Metrics, route_label
-from service.bundle.manifest import UncertaintyInfo
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import POISON, tiny_example, write_tiny_bundle
+from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
 
 
 def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
@@ -51,16 +50,8 @@ def test_drift_is_observed(tiny_path: Path) -> None:
 
 def test_raised_flags_are_counted(tmp_path: Path) -> None:
     """Abstentions and disagreements are counted per sample, from 0 on; a bundle that does not say how sure it is raises none."""
-    known = UncertaintyInfo(
-        method="class-conditional",
-        coverage=0.9,
-        guarantee="exact",
-        num_rows=40,
-        thresholds=(0.6, 0.8),
-        disagreement_limit=0.2,
-    )
     sure, divided = {"labs": {"crea": 10.0}}, {"labs": {"crea": 4.0, "sod": 140.0}, "history": {"age": 40.0, "sex": "female"}}
-    with serving(write_tiny_bundle(tmp_path / "tiny", uncertainty=known).path) as client:
+    with serving(write_tiny_bundle(tmp_path / "tiny", uncertainty=TINY_UNCERTAINTY).path) as client:
         assert client.metric('i2moe_flagged_total{flag="abstain"}') == 0
         answers = client.predict({"instances": [sure, divided, divided]})["predictions"]
         flags = [(answer["uncertainty"]["abstain"], answer["uncertainty"]["experts_disagree"]) for answer in answers]

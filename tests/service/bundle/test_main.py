@@ -12,10 +12,9 @@ import pytest
 
 from service.bundle import __main__ as module
 from service.bundle.__main__ import main, read_jsonl, write_predictions
-from service.bundle.manifest import UncertaintyInfo
 from service.bundle.predictor import num_cuda_devices
 from service.bundle.store import MANIFEST_FILE, Bundle
-from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, tiny_example, write_tiny_bundle
+from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -293,16 +292,8 @@ def test_a_file_of_another_table_is_a_failure(tmp_path: Path, capsys: pytest.Cap
 
 def test_tables_of_answers_tell_how_sure_they_are(tmp_path: Path) -> None:
     """Set, entropy, disagreement and both flags have columns, empty where a record was refused or a bundle does not say."""
-    known = UncertaintyInfo(
-        method="class-conditional",
-        coverage=0.9,
-        guarantee="exact",
-        num_rows=40,
-        thresholds=(0.6, 0.8),
-        disagreement_limit=0.2,
-    )
     source, out = write_jsonl(tmp_path / "in.jsonl", RECORDS), tmp_path / "out.csv"
-    bundle = write_tiny_bundle(tmp_path / "sure", uncertainty=known)
+    bundle = write_tiny_bundle(tmp_path / "sure", uncertainty=TINY_UNCERTAINTY)
     assert predict(bundle, source, out) == 0
     first, second, _ = read_answers(out)
     assert (first["set"], first["abstain"], first["experts_disagree"]) == ("alive; dead", True, False)
