@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from training.data.planted import NO_TRUTH
+
 Floats = NDArray[np.floating]
 Names = Sequence[str] | NDArray[np.str_]
 
@@ -89,13 +91,16 @@ def equal_share_gap(mean_share_E: Sequence[float], experts: Sequence[str]) -> fl
 
 
 def score(share_NE: Floats, truth_N: Names, experts: Sequence[str], whole: str = "") -> dict[str, Any]:
-    """Everything one run has to say of its explanations, as JSON values; rows without a true expert have shares alone.
+    """Everything one run has to say of its explanations, as JSON values; rows without a true expert count in `mean_share` alone.
 
     `whole` is the expert that ought to decide over all rows together. Without one, each true expert is looked for in its rows.
     """
     document: dict[str, Any] = {"experts": list(experts), "mean_share": share_NE.mean(axis=0).tolist()}
-    if not all(str(name) for name in truth_N):
+    known_N = np.asarray(truth_N) != NO_TRUTH
+    document["known"] = float(known_N.mean())
+    if not known_N.any():
         return document | {"equal_share_gap": equal_share_gap(document["mean_share"], experts)}
+    share_NE, truth_N = share_NE[known_N], np.asarray(truth_N)[known_N]
     shares = {whole: document["mean_share"]} if whole else group_shares(share_NE, truth_N)
     return document | {
         "groups": shares,

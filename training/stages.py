@@ -9,6 +9,7 @@ A stage begins with the best weights of those before it, which their state files
 that was interrupted goes through its finished stages without an epoch and continues the one in which it stopped.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,10 +102,12 @@ class _Decomposition:
     def _by_name(self, values: list[float]) -> dict[str, float]:
         return {name: round(value, 4) for name, value in zip(self.names, values, strict=True)}
 
-    def _run(self, stage: str, model: Model, objective: Objective[Model]) -> Trainer[Model]:
-        """A finished run of one stage, continued where it stopped."""
+    def _run(self, stage: str, model: Model, objective: Objective[Model], *, min_steps: int = 0) -> Trainer[Model]:
+        """A finished run of one stage, continued where it stopped; of more epochs where the recipe's make too few steps."""
+        epochs = max(self.recipe.train.epochs, math.ceil(min_steps / self.first.steps_per_epoch))
+        config = self.recipe.train.model_copy(update={"epochs": epochs})
         rate = self.first.modality_dropout
-        trainer = Trainer(model, objective, self.dataset, self.recipe.train, modality_dropout=rate, run=self.run, stage=stage)
+        trainer = Trainer(model, objective, self.dataset, config, modality_dropout=rate, run=self.run, stage=stage)
         trainer.resume()
         self.tell(trainer)
         self.histories[stage] = trainer.state.history
@@ -157,6 +160,6 @@ class _Decomposition:
         limit_dropout(model, self.config.max_dropout)
         model.encoders.requires_grad_(requires_grad=False)
         objective = ExpertsObjective(teacher, self.config, gate_weight=self.recipe.objective.gate_weight)
-        trainer = self._run("experts", model, objective)
+        trainer = self._run("experts", model, objective, min_steps=self.config.min_steps)
         best = trainer.state.history[trainer.state.best_epoch]["validation"]
         return trainer.best_model(), {name: round(best[name], 4) for name in ("r2_contributions", "r2_sum")}

@@ -161,7 +161,8 @@ def summarise(
         return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
     parts = [_headline(prediction_C, label, task), _strongest(explanation, row, task=task, experts=experts)]
     if leading and explanation.contribution[row, explanation.dominant[row]] != 0:
-        parts.append(_leading(leading, label, task))
+        own = experts[int(explanation.dominant[row])].modality
+        parts.append(_leading(leading, label, task, own))
     if task.kind != "regression":
         parts.append(f"{_agreeing(float(explanation.agreement[row]), len(experts))} alone would say {task.labels[label]}")
     return "; ".join(parts) + "." + after
@@ -192,11 +193,15 @@ def _strongest(explanation: Explanation, row: int, *, task: TaskInfo, experts: S
     return f"the strongest evidence, {role} ({100 * explanation.share[row, dominant]:.0f} % of all evidence), points {direction}"
 
 
-def _leading(features: Sequence[tuple[str, float]], label: int, task: TaskInfo) -> str:
-    """`within it crea (towards dead) and alb (towards alive) weigh most`; of codes and words the feature alone."""
+def _leading(features: Sequence[tuple[str, float]], label: int, task: TaskInfo, own: str | None) -> str:
+    """`within it crea (towards dead) and alb (towards alive) weigh most`; of codes and words the feature alone.
+
+    Beside a uniqueness expert's `own` modality, another one's feature is told as its: `dx_codes of diagnosis`.
+    """
     named: dict[str, float] = {}
     for name, attribution in features:
-        named.setdefault(name.partition("=")[0].partition(".")[2], attribution)
+        modality, _, feature = name.partition("=")[0].partition(".")
+        named.setdefault(feature if own in (None, modality) else f"{feature} of {modality}", attribution)
     told = [f"{name} ({_pull(attribution, label, task)})" for name, attribution in list(named.items())[:_NUM_LEADING]]
     return f"within it {join_words(told)} {'weigh' if len(told) > 1 else 'weighs'} most"
 

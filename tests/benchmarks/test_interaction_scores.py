@@ -97,13 +97,22 @@ def test_a_run_is_scored_as_json_values() -> None:
     document = scores.score(SHARES, TRUTH, EXPERTS)
     assert document["right"] == {"unique:m1": True, "synergy": True}
     assert document["mean_share"] == pytest.approx([0.25, 0.1, 0.375, 0.275])
-    assert set(document) == {"experts", "mean_share", "groups", "right", "top1", "true_share", "bins"}
+    assert set(document) == {"experts", "mean_share", "known", "groups", "right", "top1", "true_share", "bins"}
 
 
 def test_rows_without_a_true_expert_are_not_scored() -> None:
     """Additive data have shares and their distance from equal ones, no right or wrong."""
     document = scores.score(SHARES, ["", "", "", ""], EXPERTS)
-    assert set(document) == {"experts", "mean_share", "equal_share_gap"}
+    assert set(document) == {"experts", "mean_share", "known", "equal_share_gap"}
+
+
+def test_rows_whose_truth_is_hidden_count_in_the_mean_alone() -> None:
+    """Right by the mean over all rows; top-1 by the rows that have a truth."""
+    hidden = ["", *TRUTH[1:]]
+    document, rest = scores.score(SHARES, hidden, EXPERTS), scores.score(SHARES[1:], TRUTH[1:], EXPERTS)
+    assert document["known"] == 0.75
+    assert {key: document[key] for key in ("top1", "bins", "groups")} == {key: rest[key] for key in ("top1", "bins", "groups")}
+    assert document["mean_share"] == scores.score(SHARES, TRUTH, EXPERTS)["mean_share"]
 
 
 def test_a_data_set_with_one_true_expert_is_read_as_a_whole() -> None:

@@ -20,6 +20,10 @@ sets, the smallest sets of signals that fix the label whatever the others are ("
 and Hirth, ECAI 2020): only ones, and all are needed (synergy); one 0, which is enough (unique to its modality); more, and any
 of them is enough (redundancy). In the other kinds rows and data set have the same truth by that rule.
 
+Truth is about what is shown. Where noise hides a bit, so that even a reader who knows the encoding gives what was planted a
+probability below `READABLE`, modalities no longer say what the rule assumes (of a bit that both carried, only one still
+tells), and the row has no truth. At noise 0.3 that is 1 bit in 500, at 0.5 one in 10.
+
 Shape suffixes: N rows, n modalities, F columns of a modality.
 """
 
@@ -29,6 +33,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
 
 from training.errors import DataError
 
@@ -36,7 +41,8 @@ Floats = NDArray[np.float64]
 Encoding = Literal["direct", "rotated", "codebook"]
 PlantedTask = Literal["classification", "regression"]
 
-NO_TRUTH = ""  # the truth of rows that no single expert explains
+NO_TRUTH = ""  # the truth of rows that no single expert explains, or in which noise hides a bit
+READABLE = 0.95  # the posterior probability from which a planted bit is shown
 PROTOTYPES_PER_BIT = 4
 _ANCHORS = np.linspace(-3, 3, 2 * PROTOTYPES_PER_BIT)  # values at which a codebook's path turns; beyond them it ends
 _TASKS: Mapping[str, tuple[PlantedTask, ...]] = {
@@ -139,7 +145,7 @@ class PlantedData:
     arrays: Mapping[str, NDArray[np.float32]]  # modality -> (N, columns)
     target: NDArray[Any]  # (N,), classes 0 and 1 as int64, or float32 numbers
     clean: NDArray[Any]  # (N,), the target before label noise: what a reader of all signals would answer
-    truth: NDArray[np.str_]  # (N,), the expert that ought to decide: "unique:m1", "synergy", "redundancy" or NO_TRUTH
+    truth: NDArray[np.str_]  # (N,), the expert that ought to decide: "unique:m1", "synergy", "redundancy"; or NO_TRUTH
 
 
 def generate(config: PlantedConfig, seed: int) -> PlantedData:
@@ -155,13 +161,12 @@ def generate(config: PlantedConfig, seed: int) -> PlantedData:
         clean = _mixed_labels(config, signals_Nn, types_N)
     else:
         clean = _label(config, config.kind, signals_Nn)
-    arrays = {
-        name: np.concatenate([_encode(config, k, signals_Nn[:, k], generator), context_NT], axis=1).astype(np.float32)
-        for k, name in enumerate(config.modalities)
-    }
+    columns = {name: _encode(config, k, signals_Nn[:, k], generator) for k, name in enumerate(config.modalities)}
+    arrays = {name: np.concatenate([c_NF, context_NT], axis=1).astype(np.float32) for name, c_NF in columns.items()}
+    shown_nN = [_is_shown(config, k, signals_Nn[:, k], columns_NF) for k, columns_NF in enumerate(columns.values())]
     dtype = np.int64 if config.task == "classification" else np.float32
     target = _add_label_noise(config, clean, generator)
-    return PlantedData(arrays, target.astype(dtype), clean.astype(dtype), truth)
+    return PlantedData(arrays, target.astype(dtype), clean.astype(dtype), np.where(np.all(shown_nN, axis=0), truth, NO_TRUTH))
 
 
 def _carries_values(config: PlantedConfig) -> bool:
@@ -216,15 +221,29 @@ def _add_label_noise(config: PlantedConfig, clean_N: Floats, generator: np.rando
 
 def _encode(config: PlantedConfig, modality: int, signal_N: Floats, generator: np.random.Generator) -> Floats:
     """One modality's signal (N,) as noisy columns (N, F)."""
-    rotation_FF = _rotation(config.num_features, [config.encoding_seed, modality])
     shape = (len(signal_N), config.num_features)
     if config.encoding == "codebook":
-        prototypes_KF = rotation_FF[: 2 * PROTOTYPES_PER_BIT] * np.sqrt(config.num_features)
-        return _look_up(config, prototypes_KF, signal_N, generator) + config.noise * generator.standard_normal(shape)
+        clean_NF = _look_up(config, _prototypes(config, modality), signal_N, generator)
+        return clean_NF + config.noise * generator.standard_normal(shape)
     columns_NF = generator.standard_normal(shape)  # distractors, but for the first
     level_N = signal_N if _carries_values(config) else 2 * signal_N - 1
     columns_NF[:, 0] = level_N + config.noise * columns_NF[:, 0]
-    return columns_NF @ rotation_FF if config.encoding == "rotated" else columns_NF
+    return columns_NF @ _rotation(config, modality) if config.encoding == "rotated" else columns_NF
+
+
+def _is_shown(config: PlantedConfig, modality: int, signal_N: Floats, columns_NF: Floats) -> NDArray[np.bool_]:
+    """Whether a reader who knows the encoding sees the planted bit (N,); values are always shown, noise and all."""
+    if _carries_values(config) or config.noise == 0:
+        return np.ones(len(signal_N), np.bool_)
+    if config.encoding == "codebook":
+        prototypes_KF = _prototypes(config, modality)
+        log_likelihood_NK = columns_NF @ prototypes_KF.T / config.noise**2  # less what all have in common: they are as long
+        log_odds_N = logsumexp(log_likelihood_NK[:, PROTOTYPES_PER_BIT:], axis=1)
+        log_odds_N -= logsumexp(log_likelihood_NK[:, :PROTOTYPES_PER_BIT], axis=1)
+    else:
+        read_NF = columns_NF @ _rotation(config, modality).T if config.encoding == "rotated" else columns_NF
+        log_odds_N = 2 * read_NF[:, 0] / config.noise**2
+    return np.asarray(expit((2 * signal_N - 1) * log_odds_N) >= READABLE)
 
 
 def _look_up(config: PlantedConfig, prototypes_KF: Floats, signal_N: Floats, generator: np.random.Generator) -> Floats:
@@ -235,8 +254,15 @@ def _look_up(config: PlantedConfig, prototypes_KF: Floats, signal_N: Floats, gen
     return prototypes_KF[PROTOTYPES_PER_BIT * signal_N.astype(np.int64) + drawn_N]
 
 
-def _rotation(num_features: int, seed: list[int]) -> Floats:
+def _prototypes(config: PlantedConfig, modality: int) -> Floats:
+    """A codebook's prototypes (K, F), those of bit 0 first, sqrt(2 F) apart."""
+    prototypes_KF: Floats = _rotation(config, modality)[: 2 * PROTOTYPES_PER_BIT] * np.sqrt(config.num_features)
+    return prototypes_KF
+
+
+def _rotation(config: PlantedConfig, modality: int) -> Floats:
     """A random orthogonal matrix (F, F): the Q of a Gaussian matrix (uniform once R's diagonal is made positive)."""
-    orthogonal_FF, upper_FF = np.linalg.qr(np.random.default_rng(seed).standard_normal((num_features, num_features)))
+    generator = np.random.default_rng([config.encoding_seed, modality])
+    orthogonal_FF, upper_FF = np.linalg.qr(generator.standard_normal((config.num_features, config.num_features)))
     rotation_FF: Floats = orthogonal_FF * np.sign(np.diag(upper_FF))
     return rotation_FF

@@ -270,6 +270,18 @@ def test_the_sentence_of_a_binary_task() -> None:
     )
 
 
+def test_the_sentence_says_whose_another_modalitys_feature_is() -> None:
+    """An expert of one modality may name another's; one of all modalities names features alone."""
+    leading = [("vital_signs.hr", 0.5), ("labs.crea", -0.4)]
+    told = {}
+    for dominant in (0, 2):
+        output = output_of([np.eye(4)[dominant]], [[[0, 2]] * 4], BINARY)
+        explanation = explain(output, BINARY, identity(BINARY))
+        told[dominant] = summarise(explanation, 0, output.prediction[0], task=BINARY, experts=EXPERTS, leading=leading)
+    assert "within it hr of vital_signs (towards dead) and crea (towards alive) weigh most" in told[0]
+    assert "within it hr (towards dead) and crea (towards alive) weigh most" in told[2]
+
+
 def test_the_sentence_of_a_single_expert() -> None:
     """A baseline has nothing to compare: no evidence is called the strongest, and nobody agrees with itself."""
     assert sentence([1.0], [[0, 2]], BINARY) == (

@@ -31,6 +31,10 @@ def neighbours(x: NDArray[Any], y: NDArray[Any]) -> float:
     return read_off(KNeighborsClassifier(15), x, y)
 
 
+def _reader(encoding: str) -> Any:
+    return KNeighborsClassifier(15) if encoding == "codebook" else LogisticRegression()
+
+
 def bits(data: PlantedData) -> NDArray[Any]:
     """Directly encoded bits (N, n), read as the sign of the first column."""
     return np.stack([x[:, 0] > 0 for x in data.arrays.values()], axis=1).astype(int)
@@ -130,7 +134,7 @@ def test_classes_are_balanced(kind: str, num_modalities: int) -> None:
 def test_every_type_of_a_mixture_is_as_planted(num_modalities: int) -> None:
     """Types are equally frequent, shown in every modality, and within each the label follows its rule alone."""
     data = drawn("mixture", num_modalities)
-    names, counts = np.unique(data.truth, return_counts=True)
+    names, counts = np.unique(data.truth[data.truth != NO_TRUTH], return_counts=True)
     assert set(names) == {*(f"unique:m{k + 1}" for k in range(num_modalities)), "redundancy", "synergy"}
     np.testing.assert_allclose(counts / NUM_ROWS, 1 / len(names), atol=0.025)
     for group in names:
@@ -215,6 +219,29 @@ def test_signal_noise_is_a_standard_deviation() -> None:
     first = data.arrays["m1"][:, 0]
     assert (first - (2 * data.target - 1)).std() == pytest.approx(0.6, rel=0.05)
     assert ((first > 0) == data.target).mean() == pytest.approx(0.952, abs=0.015)
+
+
+@pytest.mark.parametrize(("encoding", "noise"), [("direct", 0.5), ("rotated", 0.5), ("codebook", 1.0)])
+def test_rows_have_a_truth_where_their_bits_can_be_read(encoding: Any, noise: float) -> None:
+    """Nearly all rows with a truth are read rightly from either modality, far from all of the others."""
+    data = drawn("redundancy", encoding=encoding, noise=noise)
+    known = data.truth != NO_TRUTH
+    assert set(data.truth[known]) == {"redundancy"}
+    assert 0.6 < known.mean() < 0.95
+    for x in data.arrays.values():
+        read = _reader(encoding).fit(x, data.target).predict(x) == data.target
+        assert read[known].mean() > 0.99 > read[~known].mean() + 0.05
+
+
+def test_at_little_noise_nearly_all_rows_have_a_truth() -> None:
+    """Phi(-(1 - 0.13) / 0.3) = 0.002 of the bits have a posterior below 0.95; with none, all have one."""
+    assert (drawn("xor").truth == NO_TRUTH).mean() == pytest.approx(0.004, abs=0.004)
+    assert (drawn("xor", noise=0.0).truth == "synergy").all()
+
+
+def test_numbers_are_always_shown() -> None:
+    """There is no bit to hide."""
+    assert (drawn("product", task="regression", noise=0.5).truth == "synergy").all()
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
