@@ -38,14 +38,20 @@ from training.data.planted import PlantedConfig
 from training.files import write_text
 from training.sweep import parse_seeds, side_by_side
 
+
+def _paper(interaction_weight: float, **changes: Any) -> dict[str, Any]:
+    values = {"kind": "paper", "interaction_weight": interaction_weight, **changes}
+    return {f"objective.{key}": value for key, value in values.items()}
+
+
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = {
     "decomposition": {"objective.kind": "decomposition"},
-    "paper 0.5": {"objective.interaction_weight": 0.5},
-    "paper 0.01": {"objective.interaction_weight": 0.01},
-    "no interaction loss": {"objective.interaction_weight": 0.0},
-    "latent contrastive": {"objective.interaction_weight": 0.5, "objective.on": "latents"},
-    "zero vector": {"objective.interaction_weight": 0.5, "objective.masking": "zero"},
-    "mean vector": {"objective.interaction_weight": 0.5, "objective.masking": "mean"},
+    "paper 0.5": _paper(0.5),
+    "paper 0.01": _paper(0.01),
+    "no interaction loss": _paper(0.0),
+    "latent contrastive": _paper(0.5, on="latents"),
+    "zero vector": _paper(0.5, masking="zero"),
+    "mean vector": _paper(0.5, masking="mean"),
 }
 
 

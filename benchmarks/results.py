@@ -4,7 +4,8 @@
 
 Every variant is trained as `python -m training sweep` trains it, into folders of --out, and what is finished is not run
 again. A seed decides initialisation and, as the recipe says, the split. Prints tables (test rows): every model's metrics,
-mean and standard deviation over seeds; how the experts behave and agree; and the differences that matter, paired by
+mean and standard deviation over seeds; how the experts behave and agree, and how well they match their parts of the evidence,
+where they were given any; and the differences that matter, paired by
 seed, with 95 % intervals. The last line is JSON.
 
 The intervals are t-intervals with the variance of Nadeau and Bengio, "Inference for the generalization error", Machine
@@ -145,6 +146,14 @@ def agreement_table(found: Mapping[str, Sequence[Document]]) -> str:
     return table(["model", *(key.replace("_", ", ") for key in keys)], rows)
 
 
+def matching_table(found: Mapping[str, Sequence[Document]]) -> str:
+    """How well experts say their parts of the evidence: R2 on validation rows, of models trained by the decomposition."""
+    keys = ("r2_contributions", "r2_sum")
+    told = {name: [d["provenance"].get("decomposition") for d in documents] for name, documents in found.items()}
+    rows = [[n, *(f"{np.mean([p[key] for p in parts]):.3f}" for key in keys)] for n, parts in told.items() if all(parts)]
+    return table(["model", "R2 of contributions", "R2 of their sum"], rows) if rows else ""
+
+
 def differences(found: Mapping[str, Sequence[Document]], metric: str, reference: str) -> list[dict[str, Any]]:
     result = []
     for first, second in pairs(list(found), reference):
@@ -176,6 +185,8 @@ def main() -> None:
     print(metrics_table(names, shown))
     print(experts_table(names))
     print(agreement_table(names))
+    if matching := matching_table(names):
+        print(matching)
     rows = [[d["model"], d["minus"], f"{d['mean']:+.4f} ± {d['half']:.4f}", f"{d['p']:.3f}"] for d in compared]
     print(table(["model", "minus", f"{shown[0]}, 95 % interval", "p"], rows))
     means = {name: {m: round(float(values(d, m).mean()), 4) for m in shown} for name, d in names.items()}

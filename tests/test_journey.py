@@ -17,7 +17,13 @@ from training.data.source import DATASETS
 pytestmark = pytest.mark.slow
 
 RECIPE = Path("training/recipes/support2.toml")
-SHORT = ("train.epochs=1", "train.num_bootstraps=5", "model.hidden_dim=8", "model.encoders.default.num_bins=4")
+SHORT = (
+    "train.epochs=1",
+    "objective.decomposition.min_steps=0",
+    "train.num_bootstraps=5",
+    "model.hidden_dim=8",
+    "model.encoders.default.num_bins=4",
+)
 
 
 @pytest.fixture(scope="module")

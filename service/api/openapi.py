@@ -30,7 +30,7 @@ from service.bundle.schema import (
     TextFeature,
 )
 
-API_VERSION = "1.0.0"  # of the HTTP interface, by semantic versioning; models have their own
+API_VERSION = "1.1.0"  # of the HTTP interface, by semantic versioning; models have their own
 
 Document = dict[str, Any]
 _REF = "#/components/schemas/{model}"

@@ -213,7 +213,8 @@ def _describe_uncertainty(manifest: Manifest) -> list[str]:
     if info is None:
         return []
     kind = "intervals" if manifest.task.kind == "regression" else "sets"
-    told = f"  uncertainty  {info.method} {kind}, coverage {info.coverage:g} ({info.guarantee}, {info.num_rows} rows)"
+    rows = f"{info.num_rows} rows" + "".join(f", {name} {count}" for name, count in info.rows_by_class.items())
+    told = f"  uncertainty  {info.method} {kind}, coverage {info.coverage:g} ({info.guarantee}, {rows})"
     if info.measured is None:
         return [told]
     found = info.measured

@@ -177,6 +177,7 @@ class UncertaintyMeasured(_Part):
 
     split: str
     num_rows: int
+    rows_by_class: dict[str, int] = {}  # by true class; multilabel: that have the label; empty for regression
     coverage: float  # share of rows (multilabel: of rows x labels) whose truth lies in the set or interval
     coverage_by_class: dict[str, float]  # by true class; multilabel: by label; empty for regression
     mean_set_size: float | None = None  # labels in a set; None for regression
@@ -198,6 +199,7 @@ class UncertaintyInfo(_Part):
     coverage: float = Field(gt=0, lt=1)
     guarantee: Literal["exact", "approximate"]  # approximate: the rows also chose the epoch and fitted the calibration
     num_rows: int  # held out for this
+    rows_by_class: dict[str, int] = {}  # of these, by true class; multilabel: that have the label; empty for regression
     thresholds: tuple[float | None, ...]  # by label, on 1 - probability; regression: one, the interval's half-width
     thresholds_absent: tuple[float | None, ...] = ()  # multilabel: by label, on the probability, for its absence
     disagreement_quantile: float = Field(default=0.95, gt=0, lt=1)

@@ -129,7 +129,9 @@ def test_ceiling() -> None:
 def test_a_small_run(kind: str, objective: str) -> None:
     """Real training, of one stage or several, leaves a share per test row and expert, and the rows' truths in the same order."""
     config = PlantedConfig(kind=kind, num_rows=400)
-    run = train_once(config, {"train.epochs": 1, **interactions.OBJECTIVES[objective]}, seed=0)
+    run = train_once(
+        config, {"train.epochs": 1, "objective.decomposition.min_steps": 0, **interactions.OBJECTIVES[objective]}, seed=0
+    )
     assert run.experts == EXPERTS
     assert run.explanation.share.shape == (100, 4)
     np.testing.assert_allclose(run.explanation.share.sum(axis=1), 1, rtol=1e-5)
@@ -150,7 +152,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert found is not None
     assert found["right"] == {"synergy": False}
     assert not math.isnan(found["score"])
-    monkeypatch.setitem(interactions.OBJECTIVES, "paper 0.5", {"objective.interaction_weight": 0.6})
+    monkeypatch.setitem(interactions.OBJECTIVES, "paper 0.5", {"objective.kind": "paper", "objective.interaction_weight": 0.6})
     assert interactions.finished(cell) is None
     cell.path.write_text("{")
     assert interactions.finished(cell) is None

@@ -57,6 +57,14 @@ def test_what_is_compared() -> None:
     assert sorted(second for first, second in found[2:]) == ["I2MoE moepp", "LightGBM", "vanilla moepp"]
 
 
+def test_matching_is_told_of_those_that_were_given_parts() -> None:
+    """The mean over seeds; nothing where no model was given any."""
+    parts = [{"r2_contributions": 0.7, "r2_sum": 0.9}, {"r2_contributions": 0.9, "r2_sum": 1.0}]
+    given = [document(0.7) | {"provenance": {"decomposition": part}} for part in parts]
+    assert "| I2MoE | 0.800 | 0.950 |" in results.matching_table({"I2MoE": given, "published": [document(0.7)]})
+    assert results.matching_table({"published": [document(0.7)]}) == ""
+
+
 def test_tables_say_means_and_leave_out_models_without_experts() -> None:
     """A row per model; experts and agreement only where there are experts to compare."""
     found = {"I2MoE": [document(0.7), document(0.8)], "vanilla": [document(0.6, experts=("fusion",))] * 2}

@@ -17,7 +17,12 @@ from training.objectives.experts import ExpertsObjective, Lesson, explained
 from training.run import fit
 from training.trainer import Trainer
 
-OVERRIDES = {"objective.kind": "decomposition", "train.epochs": 12, "train.batch_size": 64}
+OVERRIDES = {
+    "objective.kind": "decomposition",
+    "objective.decomposition.min_steps": 0,
+    "train.epochs": 12,
+    "train.batch_size": 64,
+}
 
 
 @pytest.mark.slow

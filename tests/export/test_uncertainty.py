@@ -131,7 +131,8 @@ def test_a_single_network_tells_how_sure_it_is_without_experts(tmp_path: Path) -
     assert info is not None
     assert (info.guarantee, info.num_rows, info.disagreement_limit) == ("approximate", 60, None)
     assert "The promise is approximate" in report
-    assert "(approximate, 60 rows)" in describe(bundle)
+    assert sum(info.rows_by_class.values()) == 60
+    assert f"(approximate, 60 rows, {', '.join(f'{name} {n}' for name, n in info.rows_by_class.items())})" in describe(bundle)
     assert (found["arbitration"], found["disputed"]) == (None, None)
     assert set(found["selective"]) == {"confidence", "entropy", "random"}
     assert "Where experts differ" not in report

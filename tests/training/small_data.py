@@ -48,7 +48,7 @@ _BASE: dict[str, Any] = {
         "reweighting": {"hidden_dim": 8, "dropout": 0.1},
         "encoders": {"default": TINY_ENCODER},
     },
-    "objective": {"interaction_weight": 0.05},
+    "objective": {"kind": "paper", "interaction_weight": 0.05},
     "train": {"epochs": 2, "batch_size": 32, "learning_rate": 0.01, "num_bootstraps": 20, "device": "cpu"},
     "model_card": MODEL_CARD,
 }

@@ -1,6 +1,7 @@
 """The stages of a decomposition: what they leave, how they resume, and that planted interactions are read rightly."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from training.run import fit, make_trainer
 from training.stages import STAGES, Trained, train_stages
 from training.trainer import Trainer
 
-DECOMPOSITION: dict[str, Any] = {"objective": {"kind": "decomposition"}}
+SHORT: dict[str, Any] = {"kind": "decomposition", "decomposition": {"min_steps": 0}}
+DECOMPOSITION: dict[str, Any] = {"objective": SHORT}
 
 
 class StoppedError(Exception):
@@ -93,8 +95,17 @@ def test_experts_begin_as_the_mixture_and_leave_its_encoders(dataset: Dataset, t
 
 def test_the_first_stage_is_the_published_training(straight: Trained, dataset: Dataset, tmp_path: Path) -> None:
     """Its epochs are those of kind = paper with the same values, to the bit: dividing the evidence costs no accuracy."""
-    alone = run_stages(recipe({"objective": {}}), dataset, tmp_path)
+    alone = run_stages(recipe({"objective": {"kind": "paper"}}), dataset, tmp_path)
     assert straight.histories["task"] == alone.histories["task"]
+
+
+def test_the_experts_have_steps_enough(straight: Trained, dataset: Dataset, tmp_path: Path) -> None:
+    """As many whole epochs as make `min_steps`, though the recipe has two; the other stages keep to the recipe."""
+    steps = math.ceil(len(dataset.splits["train"]) / recipe().train.batch_size)
+    enough = SHORT | {"decomposition": {"min_steps": 4 * steps - 1}}
+    trained = run_stages(recipe({"objective": enough, "train.patience": 9}), dataset, tmp_path)
+    assert [len(trained.histories[stage]) for stage in STAGES] == [2, 2, 2, 4]
+    assert len(straight.histories["experts"]) == 2
 
 
 def test_a_whole_run_leaves_its_four_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +136,8 @@ NUMBER = {"data.task": "regression", "data.label": "age", "data.labels": None}
 @pytest.mark.parametrize(
     "changes",
     [
-        LABELS | {"objective": {"kind": "decomposition", "class_weights": "balanced", "label_smoothing": 0.1}},
-        SEVERAL | {"objective": {"kind": "decomposition", "class_weights": "balanced"}},
+        LABELS | {"objective": SHORT | {"class_weights": "balanced", "label_smoothing": 0.1}},
+        SEVERAL | {"objective": SHORT | {"class_weights": "balanced"}},
         NUMBER | DECOMPOSITION,
         DECOMPOSITION | {"train.precision": "bf16", "train.accumulate": 3, "model.fusion": "switchgate"},
     ],
@@ -155,7 +166,7 @@ def test_every_kind_of_training_has_stages(changes: dict[str, Any], tmp_path: Pa
 def test_planted_interactions_are_read_rightly(kind: str) -> None:
     """The true expert has most of the contribution on nearly every row of easy data, and the model answers rightly."""
     config = PlantedConfig(kind=kind, num_rows=1200)
-    overrides = {"objective.kind": "decomposition", "train.epochs": 12, "train.batch_size": 64}
+    overrides = {"objective.decomposition.min_steps": 0, "train.epochs": 12, "train.batch_size": 64}
     run = train_once(config, overrides, seed=0)
     true_share = run.explanation.share[:, run.experts.index(config.whole)]
     assert run.metrics["accuracy"] > 0.95

@@ -17,7 +17,7 @@ class DecompositionConfig(Config):
     sum_weight: float = Field(default=4.0, ge=0)  # of the squared error of the experts' sum, which keeps predictions
     weight_share: float = Field(default=0.1, ge=0)  # of the loss that makes weights follow shares of contribution
     max_dropout: float = Field(default=0.1, ge=0, lt=1)  # in the experts while they learn their parts
-    min_steps: int = Field(default=0, ge=0)  # the experts learn for so many steps, should train.epochs make fewer
+    min_steps: int = Field(default=1000, ge=0)  # the experts learn for so many steps, should train.epochs make fewer
 
 
 class ObjectiveConfig(Config):
@@ -26,7 +26,7 @@ class ObjectiveConfig(Config):
     Keys of the published objective are those of the decomposition's first stage.
     """
 
-    kind: Literal["paper", "decomposition"] = "paper"
+    kind: Literal["paper", "decomposition"] = "decomposition"
     interaction_weight: float = Field(default=0.01, ge=0)  # lambda_int of the paper; 0 trains without interaction losses
     masking: Literal["random", "mean", "zero"] = "random"
     class_weights: Literal["balanced"] | tuple[PositiveFloat, ...] | None = None  # "balanced": by training frequencies

@@ -35,7 +35,9 @@ class ThresholdRow:
     """One class, label or the interval."""
 
     name: str
+    num_held_out: int | None  # rows that the threshold comes from, None where the bundle does not tell
     threshold: str
+    num_rows: int | None  # of these, on which coverage was measured
     coverage: float | None  # on test rows; None for a class that has none
 
 
@@ -79,10 +81,14 @@ def tell_uncertainty(assessment: Assessment, task: TaskInfo) -> UncertaintyConte
 
 def _thresholds(info: UncertaintyInfo, measured: UncertaintyMeasured, task: TaskInfo) -> tuple[ThresholdRow, ...]:
     if task.kind == "regression":
-        return (ThresholdRow("interval: prediction plus and minus", _threshold(info.thresholds[0]), measured.coverage),)
-    found = measured.coverage_by_class
-    rows = [ThresholdRow(n, _threshold(t), found.get(n)) for n, t in zip(task.labels, info.thresholds, strict=True)]
-    return (ThresholdRow("all", "", measured.coverage), *rows)
+        name, limit = "interval: prediction plus and minus", _threshold(info.thresholds[0])
+        return (ThresholdRow(name, info.num_rows, limit, measured.num_rows, measured.coverage),)
+    held_out, tried, found = info.rows_by_class, measured.rows_by_class, measured.coverage_by_class
+    rows = [
+        ThresholdRow(name, held_out.get(name), _threshold(limit), tried.get(name), found.get(name))
+        for name, limit in zip(task.labels, info.thresholds, strict=True)
+    ]
+    return (ThresholdRow("all", info.num_rows, "", measured.num_rows, measured.coverage), *rows)
 
 
 def _threshold(value: float | None) -> str:

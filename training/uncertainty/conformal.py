@@ -54,6 +54,7 @@ def fit_uncertainty(
         coverage=config.coverage,
         guarantee=guarantee,
         num_rows=len(target),
+        rows_by_class=_rows_by_class(target, task),
         disagreement_quantile=config.disagreement_quantile,
         disagreement_limit=_disagreement_limit(explanation, config.disagreement_quantile),
     )
@@ -100,6 +101,7 @@ def measure(
     return UncertaintyMeasured(
         split=split,
         num_rows=len(target),
+        rows_by_class=_rows_by_class(target, task),
         coverage=float(covered_N.mean()),
         coverage_by_class=_by_class(covered_N, target, task),
         mean_set_size=None if uncertainty.possible is None else float(uncertainty.possible.sum(axis=1).mean()),
@@ -109,6 +111,13 @@ def measure(
         error_kept=mean(loss_N[~abstain_N]),
         error_abstained=mean(loss_N[abstain_N]),
     )
+
+
+def _rows_by_class(target: Target, task: TaskInfo) -> dict[str, int]:
+    """How many rows each class has, or how many have each label; a promise class by class is worth what its rows are."""
+    if task.kind == "regression":
+        return {}
+    return dict(zip(task.labels, true_labels(target, task).sum(axis=0).tolist(), strict=True))
 
 
 def _by_class(covered_N: NDArray[np.bool_], target: Target, task: TaskInfo) -> dict[str, float]:

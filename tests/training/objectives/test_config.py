@@ -11,7 +11,7 @@ from training.objectives.config import ObjectiveConfig
 
 @pytest.mark.parametrize(
     ("objective", "told"),
-    [({"decomposition": {"sum_weight": 1}}, "decomposition is not for kind = paper: leave it out"),
+    [({"kind": "paper", "decomposition": {"sum_weight": 1}}, "decomposition is not for kind = paper: leave it out"),
      ({"kind": "decomposition", "decomposition": {"shuffle_rate": 2}}, "objective.decomposition.shuffle_rate: "),
      ({"kind": "other"}, "objective.kind: ")],
 )  # fmt: skip

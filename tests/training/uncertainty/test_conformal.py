@@ -216,5 +216,6 @@ def test_what_is_measured_is_counted_by_hand() -> None:
     found = measure(prediction, np.array([0, 1, 1, 1]), explanation, task=BINARY, info=info, split="test")
     assert (found.coverage, found.mean_set_size, found.abstain_rate) == (0.75, 1.25, 0.25)
     assert found.coverage_by_class == {"alive": 1.0, "dead": pytest.approx(2 / 3)}
+    assert (info.rows_by_class, found.rows_by_class) == ({"alive": 1, "dead": 0}, {"alive": 1, "dead": 3})
     assert (found.error, found.error_kept, found.error_abstained) == (0.5, pytest.approx(1 / 3), 1.0)
     assert found.experts_disagree_rate == 0.0
