@@ -114,12 +114,21 @@ class SeedFigures(Frozen):
     spearman_mean: float | None  # rank correlation over experts of mean shares
 
 
+class MatchingFigures(Frozen):
+    """How well the experts of a decomposition say the parts of the evidence that they were given, on validation rows."""
+
+    contributions: float  # R2 of all experts' contributions together
+    whole: float  # R2 of their sum, the mixture's logits: what is lost here is lost in predictions
+
+
 class ExplanationValidity(Frozen):
     """All that was checked, over `num_rows` rows of `split`; `notes` say what could not be, and why."""
 
     split: str
     num_rows: int
     hidden_by: Literal["learned token", "other rows"]  # what stands in for a hidden modality
+    objective: Literal["paper", "decomposition"] | None = None  # what experts were trained by; None in older bundles
+    matching: MatchingFigures | None = None  # of a decomposition
     deletion: OrderFigures | None = None
     insertion: OrderFigures | None = None
     shapley: ShapleyAgreement | None = None
@@ -136,6 +145,11 @@ def describe_validity(validity: ExplanationValidity | None) -> list[str]:
 
 
 def _lines(validity: ExplanationValidity) -> Iterator[str]:
+    if validity.objective == "paper":
+        yield "experts trained by the published objective: an expert's name is an aim, not a finding"
+    if validity.matching:
+        parts, whole = validity.matching.contributions, validity.matching.whole
+        yield f"experts say their parts of the evidence: R2 {parts:.2f}, of their sum {whole:.2f}"
     if validity.deletion and validity.insertion:
         scores = [
             f"{name} {_told(part.score)}" for name, part in (("deletion", validity.deletion), ("insertion", validity.insertion))

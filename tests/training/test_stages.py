@@ -123,6 +123,10 @@ def test_a_whole_run_leaves_its_four_files(tmp_path: Path, capsys: pytest.Captur
     assert tuple(document["stages"]) == STAGES[1:]
     assert set(document["provenance"]["decomposition"]["own_scale"]) == set(ALL_MODALITIES)
     assert "This is the first of four stages" in (tmp_path / "run" / "report.html").read_text()
+    matched = document["provenance"]["decomposition"]
+    validity = document["splits"]["test"]["validity"]
+    assert validity["objective"] == "decomposition"
+    assert validity["matching"] == {"contributions": matched["r2_contributions"], "whole": matched["r2_sum"]}
     told = capsys.readouterr().err
     assert [f"{stage}: epoch 2/2" in told for stage in STAGES] == [True] * 4
     assert load_checkpoint(tmp_path / "run").recipe.objective.kind == "decomposition"

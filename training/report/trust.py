@@ -30,6 +30,12 @@ _RANDOMISED = (
 _RESAMPLED = "How often that expert keeps the largest mean share when rows are drawn again. Says nothing about other trainings."
 
 
+_MATCHING = (
+    "R2 on validation rows: how much of what an expert ought to say, by the decomposition of the model's evidence, it says. "
+    "What is missing blurs single explanations."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class TrustRow:
     """One figure, what it would be for explanations that say nothing and for perfect ones, and how to read it."""
@@ -47,6 +53,8 @@ def trust_rows(validity: ExplanationValidity, num_modalities: int) -> tuple[Trus
 
 
 def _rows(validity: ExplanationValidity, num_modalities: int) -> Iterator[TrustRow]:
+    if validity.matching:
+        yield TrustRow("experts match their parts", Estimate(value=validity.matching.contributions), "0", "1", _MATCHING)
     if validity.deletion and validity.insertion:
         yield _order_row("deletion score", validity.deletion, "Hiding modalities, the most supporting first, lowers the margin")
         yield _order_row(

@@ -17,7 +17,7 @@ from torch import Tensor
 from service.bundle.explanation import explain, margins
 from service.bundle.manifest import CalibrationInfo, ExpertInfo, TaskInfo
 from service.bundle.output import Output
-from service.bundle.validity import ExplanationValidity
+from service.bundle.validity import ExplanationValidity, MatchingFigures
 from training.checkpoint import Checkpoint
 from training.data.rows import RowArray, take
 from training.validity.agreement import interaction_figures, shapley_agreement
@@ -66,10 +66,18 @@ def judge(
         split=split,
         num_rows=len(chosen),
         hidden_by="learned token" if checkpoint.schema.missing == "learned" else "other rows",
+        objective=checkpoint.recipe.objective.kind,
+        matching=_matching(checkpoint),
         randomised=randomised,
         resampled=resampled_figures(explain(output, checkpoint.task, calibration).share, roles, config),
         **figures,
     )
+
+
+def _matching(checkpoint: Checkpoint) -> MatchingFigures | None:
+    """What training found, of a decomposition."""
+    found = checkpoint.provenance.get("decomposition")
+    return found and MatchingFigures(contributions=found["r2_contributions"], whole=found["r2_sum"])
 
 
 def draw(generator: np.random.Generator, num_rows: int, at_most: int) -> NDArray[np.intp]:

@@ -26,6 +26,8 @@ WHOLE: dict[str, Any] = {
     "split": "test",
     "num_rows": 500,
     "hidden_by": "learned token",
+    "objective": "decomposition",
+    "matching": {"contributions": 0.8, "whole": 0.99},
     "deletion": ORDER,
     "insertion": {**ORDER, "score": None},
     "shapley": {"spearman": {"value": 0.6}, "pearson": {"value": 0.7}, "top": {"value": 0.9}, "sign": {"value": 0.8}},
@@ -63,6 +65,7 @@ def test_show_tells_how_far_to_trust(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["show", str(checked_bundle(tmp_path, WHOLE))]) == 0
     shown = capsys.readouterr().out
     for words in (
+        "experts say their parts of the evidence: R2 0.80, of their sum 0.99",
         "modalities by contribution: deletion 0.80 (0.75 to 0.85), insertion undefined (1 best order, 0 chance)",
         "Shapley values: rank correlation 0.60, first modality 0.90",
         "interactions: synergy 0.52, redundancy 0.40 (rank correlation, 0 none)",
@@ -90,6 +93,13 @@ def test_only_what_was_checked_is_told() -> None:
     """Nothing but the notes where nothing else could be done."""
     document = {key: WHOLE[key] for key in ("split", "num_rows", "hidden_by", "notes")}
     assert describe_validity(ExplanationValidity.model_validate(document)) == ["  explained    something was not gone through"]
+
+
+def test_names_of_the_published_objective_are_aims() -> None:
+    """Where nobody said what an expert is to contribute, its name is not to be taken for a finding."""
+    document = {key: WHOLE[key] for key in ("split", "num_rows", "hidden_by")} | {"objective": "paper"}
+    (line,) = describe_validity(ExplanationValidity.model_validate(document))
+    assert "published objective: an expert's name is an aim, not a finding" in line
 
 
 def test_unknown_figures_and_nan_are_refused() -> None:
