@@ -24,7 +24,7 @@ from service.bundle.attribution import one_hot
 from service.bundle.explanation import decide
 from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
-from training.attribution import Attribution
+from training.attribution.gradients import IntegratedGradients
 from training.checkpoint import load_checkpoint
 
 BATCH_SIZES = (1, 8, 32)
@@ -66,7 +66,7 @@ def gaps(run: Path, points: Sequence[int]) -> list[dict[str, float]]:
 
 
 def gap(checkpoint: Any, inputs: Sequence[torch.Tensor], num_points: int) -> dict[str, float]:
-    module = Attribution(checkpoint.model.eval(), checkpoint.task, num_points=num_points)
+    module = IntegratedGradients(checkpoint.model.eval(), checkpoint.task, num_points=num_points)
     found = [module(*parts) for parts in zip(*(x.split(_AT_ONCE) for x in inputs), strict=True)]
     gap_BE = torch.cat([part.gap_BE for part in found]).abs()
     change = torch.cat([part.contribution_BE - part.base_BE for part in found]).abs().mean().item()

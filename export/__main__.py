@@ -76,7 +76,7 @@ def _attribution(manifest: Manifest) -> str:
         return f"no attribution to features: {manifest.attribution_left_out or 'not asked for'}"
     found = info.completeness
     untold = found.mean_gap / found.mean_change if found.mean_change else 0.0  # a model that answers everybody alike
-    return f"attribution to features by {info.num_points} points leaves {untold:.2%} untold on average"
+    return f"attribution to features by {info.method}, {info.num_points} points, leaves {untold:.2%} untold on average"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from export.attribution import attribution_info, build_attribution, verify_attribution
+from export.attribution import attribution_info, build_attribution, methods, verify_attribution
 from export.errors import ExportError
 from export.graph import build_graph, graph_info, save_graph
 from export.verify import verify
@@ -132,16 +132,19 @@ def export_bundle(material: Material, out: Path, *, target: str = "cpu", attribu
 
 def _add_attribution(material: Material, folder: Path, draft: Manifest, *, num_points: int) -> AttributionInfo | str:
     """Write and verify the second graph; where that fails leave no file, and answer why."""
-    path, parts = folder / ATTRIBUTION_FILE, (material.model, material.schema, material.task)
-    try:
-        graph = build_attribution(*parts, num_points=num_points)
-        save_graph(graph, path)
-        info = attribution_info(graph, num_points=num_points)
-        predictor = Predictor(Bundle(folder, draft.model_copy(update={"attribution": info})), provider="cpu")
-        return verify_attribution(predictor, info, *parts)
-    except (ExportError, InferenceError) as error:
-        path.unlink(missing_ok=True)
-        return str(error)
+    path, of = folder / ATTRIBUTION_FILE, (material.schema, material.task)
+    reasons = []
+    for module in methods(material.model, *of, num_points=num_points):
+        try:
+            graph = build_attribution(module, *of)
+            save_graph(graph, path)
+            info = attribution_info(graph, module)
+            predictor = Predictor(Bundle(folder, draft.model_copy(update={"attribution": info})), provider="cpu")
+            return verify_attribution(predictor, info, module, *of)
+        except (ExportError, InferenceError) as error:
+            path.unlink(missing_ok=True)
+            reasons.append(str(error))
+    return "; ".join(reasons)
 
 
 def _manifest(

@@ -25,7 +25,6 @@ from service.bundle.store import Bundle, open_bundle
 logger = logging.getLogger("i2moe.runtime")
 
 LOADING = "the model is still being loaded"
-MAX_ATTRIBUTION_BATCH = 8  # each sample is as many rows as the path has points, times experts: a bound on memory
 CLOSING = "the service is shutting down"
 
 
@@ -137,7 +136,7 @@ class Runtime:
 
     def _attributions(self, predictor: Predictor) -> Batcher[Attribution] | None:
         """A batcher of its own, so that predictions do not wait behind attributions, which take many times as long."""
-        if predictor.manifest.attribution is None:
+        if (attribution := predictor.manifest.attribution) is None:
             return None
         histogram = self.metrics.attribution.labels(predictor.provider)
 
@@ -146,7 +145,7 @@ class Runtime:
 
         return Batcher(
             run,
-            max_batch_size=min(self.settings.max_batch_size, MAX_ATTRIBUTION_BATCH),
+            max_batch_size=min(self.settings.max_batch_size, attribution.records_at_once),
             queue_max=self.settings.queue_max,
             on_batch=lambda batch: histogram.observe(batch.inference_s),
         )

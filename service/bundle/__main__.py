@@ -27,7 +27,6 @@ from service.bundle.validity import describe_validity
 Arrays = dict[str, FloatArray]
 
 _BATCH_SIZE = 256
-_ATTRIBUTED_AT_ONCE = 8
 _JSONL_SUFFIXES = (".jsonl", ".ndjson")
 _OUT_SUFFIXES = (*_JSONL_SUFFIXES, ".csv", ".parquet")
 
@@ -107,8 +106,9 @@ def _attributed(predictor: Predictor, output: Output, encoded: Sequence[EncodedR
     """A few records at a time, as each is many rows of the graph; None for a record on which it fails."""
     schema, task = predictor.manifest.features, predictor.manifest.task
     label = one_hot(decide(output.prediction, task), len(task.labels))
-    for start in range(0, len(encoded), _ATTRIBUTED_AT_ONCE):
-        rows = slice(start, start + _ATTRIBUTED_AT_ONCE)
+    at_once = attribution.records_at_once if (attribution := predictor.manifest.attribution) else 1
+    for start in range(0, len(encoded), at_once):
+        rows = slice(start, start + at_once)
         arrays = schema.stack([record.arrays for record in encoded[rows]])
         yield from _attribute_rows(predictor, arrays, label[rows])
 

@@ -16,8 +16,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from service.bundle.features import Frozen
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
 from service.bundle.validity import ExplanationValidity
@@ -29,19 +30,17 @@ TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 ExpertKind = Literal["uniqueness", "synergy", "redundancy", "fusion"]  # fusion: a single backbone, no interaction experts
 
 
-class _Part(BaseModel):
-    # No NaN: JSON has none, so a manifest that holds one would be written and never opened again.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+_MAX_RECORDS, _MAX_STATES = 8, 4096  # that an attribution holds in memory at once
 
 
-class FileInfo(_Part):
+class FileInfo(Frozen):
     """A file of the bundle, as it must be found on disk."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class TensorInfo(_Part):
+class TensorInfo(Frozen):
     """One input or output of the graph; named axes are strings."""
 
     name: str
@@ -49,7 +48,7 @@ class TensorInfo(_Part):
     shape: tuple[int | str, ...] = Field(min_length=1)
 
 
-class GraphInfo(_Part):
+class GraphInfo(Frozen):
     """The ONNX graph's interface."""
 
     opset: int
@@ -59,14 +58,14 @@ class GraphInfo(_Part):
     outputs: tuple[TensorInfo, ...]
 
 
-class RiskBand(_Part):
+class RiskBand(Frozen):
     """Risks below `below` (and not below the band before) are called `name`."""
 
     name: str
     below: float = Field(gt=0, le=1)
 
 
-class TaskInfo(_Part):
+class TaskInfo(Frozen):
     """What is predicted. `labels` are in logit order; for binary tasks the last one is the event, regression has one."""
 
     kind: TaskKind
@@ -100,7 +99,7 @@ class TaskInfo(_Part):
         return self
 
 
-class ExpertInfo(_Part):
+class ExpertInfo(Frozen):
     """One expert, in graph order: "unique:labs", ..., "synergy", "redundancy"."""
 
     name: str
@@ -114,7 +113,7 @@ class ExpertInfo(_Part):
         return self
 
 
-class CalibrationInfo(_Part):
+class CalibrationInfo(Frozen):
     """prediction = softmax (or sigmoid) of scale * logits + bias, fitted on validation rows; identity for regression."""
 
     method: str
@@ -123,7 +122,7 @@ class CalibrationInfo(_Part):
     num_rows: int
 
 
-class MetricValue(_Part):
+class MetricValue(Frozen):
     """A figure with its 95 % bootstrap interval."""
 
     value: float
@@ -131,7 +130,7 @@ class MetricValue(_Part):
     high: float | None = None
 
 
-class Spread(_Part):
+class Spread(Frozen):
     """Mean and quantiles of one figure over the rows of a data set."""
 
     mean: float
@@ -142,7 +141,7 @@ class Spread(_Part):
     q95: float
 
 
-class ExpertSummary(_Part):
+class ExpertSummary(Frozen):
     """How one expert behaved over a data set; a weight is not an importance, a contribution is."""
 
     name: str
@@ -154,7 +153,7 @@ class ExpertSummary(_Part):
     dominant_rate: float
 
 
-class AgreementSummary(_Part):
+class AgreementSummary(Frozen):
     """Shares of rows (they add up to 1) by: do all experts name one label, and is the mixture right? (the paper's Table 3)."""
 
     agree_correct: float
@@ -163,7 +162,7 @@ class AgreementSummary(_Part):
     disagree_wrong: float
 
 
-class DatasetExplanation(_Part):
+class DatasetExplanation(Frozen):
     """The dataset-level interpretation: every expert over all rows of `split`."""
 
     split: str
@@ -172,7 +171,7 @@ class DatasetExplanation(_Part):
     agreement: AgreementSummary | None = None
 
 
-class UncertaintyMeasured(_Part):
+class UncertaintyMeasured(Frozen):
     """What sets, intervals and flags were worth on rows that had no part in fitting them."""
 
     split: str
@@ -189,7 +188,7 @@ class UncertaintyMeasured(_Part):
     aurc: dict[str, MetricValue] = {}  # area under the risk-coverage curve, by what orders the rows; lower is better
 
 
-class UncertaintyInfo(_Part):
+class UncertaintyInfo(Frozen):
     """Thresholds of split conformal prediction; `service.bundle.uncertainty` says what is done with them.
 
     A threshold of None lets everything through: too few rows were held out to rule anything out at this coverage.
@@ -214,7 +213,7 @@ class UncertaintyInfo(_Part):
         return found == (methods.get(task.kind, "class-conditional"), len(task.labels), absent)
 
 
-class ModelCard(_Part):
+class ModelCard(Frozen):
     """For the people who decide whether to use the model."""
 
     intended_use: str
@@ -225,7 +224,7 @@ class ModelCard(_Part):
     licence: str
 
 
-class Parity(_Part):
+class Parity(Frozen):
     """How close the graph is to the trained model, over `cases` compared batches.
 
     Differences are absolute for numbers up to 1 and shares of larger ones.
@@ -236,7 +235,7 @@ class Parity(_Part):
     cases: int
 
 
-class Completeness(_Part):
+class Completeness(Frozen):
     """How much of the contributions the attributions of single features leave untold, over `num_rows` compared rows.
 
     base + sum of attributions + gap = contribution, and change = contribution - base, for each expert of each row.
@@ -249,19 +248,24 @@ class Completeness(_Part):
     num_rows: int
 
 
-class AttributionInfo(_Part):
+class AttributionInfo(Frozen):
     """The second graph, `attribution.onnx`: which features drove each expert's contribution towards one label."""
 
     method: str
-    num_points: int  # of the path from the baseline to the record
+    num_points: int  # states between baseline and record at which the model is asked, of one record
     baseline: str  # in words
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     completeness: Completeness
     parity: Parity
 
+    @property
+    def records_at_once(self) -> int:
+        """How many records a pass may hold, as each is `num_points` rows and more: a bound on memory."""
+        return min(_MAX_RECORDS, max(1, _MAX_STATES // self.num_points))
 
-class Answer(_Part):
+
+class Answer(Frozen):
     """The graph's outputs for one record."""
 
     prediction: tuple[float, ...]
@@ -270,14 +274,14 @@ class Answer(_Part):
     expert_logits: tuple[tuple[float, ...], ...]
 
 
-class Example(_Part):
+class Example(Frozen):
     """A real record and the answer the graph must give to it; replayed before a service is ready."""
 
     record: dict[str, Any]
     answer: Answer
 
 
-class Manifest(_Part):
+class Manifest(Frozen):
     """The whole of manifest.json."""
 
     format_version: int

@@ -13,7 +13,7 @@ import torch
 
 import export.attribution
 from export.__main__ import main
-from export.attribution import build_attribution
+from export.attribution import build_attribution, methods
 from export.bundle import export_bundle, run_material
 from export.errors import ExportError
 from export.verify import draw_rows, hide
@@ -23,7 +23,10 @@ from service.bundle.predictor import Predictor
 from service.bundle.store import ATTRIBUTION_FILE, Bundle, open_bundle
 from tests.training import small_model
 from tests.training.small_data import records
-from training.attribution import Attribution
+from training.attribution.base import Attribution
+from training.attribution.gradients import IntegratedGradients
+from training.attribution.shapley import SampledShapley
+from training.model.fusion import FUSIONS
 from training.model.mixture import I2MoE
 
 POINTS = 6
@@ -36,15 +39,14 @@ def attributed(rich_run: Path) -> Bundle:
     out = rich_run.parent / "attributed" / "bundle"
     with contextlib.redirect_stdout(io.StringIO()) as told:
         assert main([str(rich_run), "--out", str(out), "--attribution-points", "12"]) == 0
-    assert "attribution to features by 12 points leaves" in told.getvalue()
+    assert "attribution to features by integrated gradients, 12 points, leaves" in told.getvalue()
     return open_bundle(out)
 
 
-def compare(graph: onnx.ModelProto, model: I2MoE, sizes: tuple[int, ...]) -> None:
-    """The graph answers as the model for batches of these sizes, values and modalities missing."""
+def compare(graph: onnx.ModelProto, module: Attribution, sizes: tuple[int, ...]) -> None:
+    """The graph answers as the module for batches of these sizes, values and modalities missing."""
     schema = small_model.schema()
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    module = Attribution(model, small_model.TASK, num_points=POINTS)
     for size in sizes:
         generator = np.random.default_rng(size)
         rows = hide(draw_rows(schema, size, generator), schema, 0.3, generator)
@@ -62,9 +64,24 @@ def test_gradients_become_a_graph(fusion: str, kind: str) -> None:
     """Backbones and encoders: any batch size, the rules of every served graph, the model's numbers."""
     encoder = {"kind": kind} if kind != "feature" else small_model.TINY["encoders"]["default"]
     model = small_model.model({"fusion": fusion, "encoders": {"default": encoder}})
-    graph = build_attribution(model, small_model.schema(), small_model.TASK, num_points=POINTS)
+    module = IntegratedGradients(model, small_model.TASK, num_points=POINTS)
+    graph = build_attribution(module, small_model.schema(), small_model.TASK)
     assert tuple(value.name for value in graph.graph.output) == attribution_outputs(small_model.schema())
-    compare(graph, model, (1, 2, 9))
+    compare(graph, module, (1, 2, 9))
+
+
+def test_sampled_shapley_values_become_a_graph_where_a_router_jumps() -> None:
+    """No gradient is needed."""
+    module = SampledShapley(small_model.model({"fusion": "switchgate"}), small_model.schema(), small_model.TASK)
+    compare(build_attribution(module, small_model.schema(), small_model.TASK), module, (1, 2, 9))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_gradients_are_for_models_that_do_not_jump(fusion: str) -> None:
+    """They come first where they can be right; Shapley values are left for all others."""
+    found = list(methods(small_model.model({"fusion": fusion}), small_model.schema(), small_model.TASK, num_points=POINTS))
+    assert isinstance(found[-1], SampledShapley)
+    assert [isinstance(one, IntegratedGradients) for one in found[:-1]] == ([] if FUSIONS[fusion].jumps else [True])
 
 
 def test_the_bundle_holds_the_graph_and_tells_how_good_it_is(attributed: Bundle) -> None:
@@ -101,8 +118,9 @@ def reuse(monkeypatch: pytest.MonkeyPatch, attributed: Bundle, *, change: Callab
     """Take the graphs that were built already, as building takes long. `change` happens to the model after the first."""
     graph = onnx.load(attributed.path / ATTRIBUTION_FILE)
 
-    def build(model: I2MoE, *_: object, **__: object) -> onnx.ModelProto:
-        change(model)
+    def build(module: Attribution, *_: object) -> onnx.ModelProto:
+        assert isinstance(module.model, I2MoE)
+        change(module.model)
         return graph
 
     monkeypatch.setattr("export.bundle.build_graph", lambda *_: onnx.load(attributed.model_path))
@@ -125,17 +143,38 @@ def test_attributions_that_do_not_add_up_leave_the_graph_out_with_the_reason(
 def test_what_cannot_be_written_as_a_graph_leaves_it_out_with_the_reason(
     attributed: Bundle, rich_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the exporter stumbles over: the bundle is written without the graph."""
+    """Whatever the exporter stumbles over, whichever the method: the bundle is written without the graph."""
 
     def stumble(*_: object) -> None:
         raise RuntimeError("no such operator at /some/path")
 
     reuse(monkeypatch, attributed)
     monkeypatch.setattr("export.bundle.build_attribution", build_attribution)
+    monkeypatch.setattr(export.attribution, "_export", stumble)
+    bundle = export_bundle(run_material(rich_run), tmp_path / "bundle", attribution_points=4)
+    assert bundle.manifest.attribution_left_out == "; ".join(
+        f"{method} cannot be written as a graph (RuntimeError)" for method in ("integrated gradients", "sampled Shapley values")
+    )
+    assert not (bundle.path / ATTRIBUTION_FILE).exists()
+
+
+def test_shapley_values_take_the_place_of_gradients_that_cannot_be_traced(
+    attributed: Bundle, rich_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle has its second graph by the other method, which leaves nothing untold."""
+
+    def stumble(*_: object) -> None:
+        raise RuntimeError
+
+    reuse(monkeypatch, attributed)
+    monkeypatch.setattr("export.bundle.build_attribution", build_attribution)
     monkeypatch.setattr(export.attribution, "_trace", stumble)
     bundle = export_bundle(run_material(rich_run), tmp_path / "bundle", attribution_points=4)
-    assert bundle.manifest.attribution_left_out == "the gradients cannot be written as a graph (RuntimeError)"
-    assert not (bundle.path / ATTRIBUTION_FILE).exists()
+    info = open_bundle(bundle.path).manifest.attribution
+    assert info is not None
+    assert info.method == "sampled Shapley values"
+    assert info.completeness.max_gap <= 1e-5
+    assert info.records_at_once == min(8, max(1, 4096 // info.num_points))
 
 
 def test_a_graph_of_another_model_is_found_out(
@@ -153,6 +192,8 @@ def test_a_graph_of_another_model_is_found_out(
 
 
 def test_inputs_too_wide_for_a_service_are_refused_before_tracing() -> None:
-    """Columns times experts times points have a limit."""
-    with pytest.raises(ExportError, match=r"expected at most \d+ cells per record on the path, found 11000000000"):
-        build_attribution(small_model.model(), small_model.schema(), small_model.TASK, num_points=200_000_000)
+    """Rows times columns have a limit."""
+    module = IntegratedGradients(small_model.model(), small_model.TASK, num_points=POINTS)
+    module.num_rows = 1_000_000_000
+    with pytest.raises(ExportError, match=r"integrated gradients: expected at most \d+ cells per record, found 11000000000"):
+        build_attribution(module, small_model.schema(), small_model.TASK)

@@ -37,6 +37,7 @@ class Fusion(nn.Module, ABC):
     """Base of all backbones. Subclasses name the class of their own options in `Config`."""
 
     Config: ClassVar[type[Options]]
+    jumps: ClassVar[bool] = False  # a router sends tokens elsewhere at once, so a gradient does not tell how logits change
 
     def __init__(self, *, config: Options, **arguments: Unpack[FusionArguments]) -> None:
         super().__init__()

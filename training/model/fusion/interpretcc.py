@@ -62,6 +62,8 @@ class InterpretCCFusion(Fusion):
     (n D^2 + D) + (D h + h) + (h C + C) with h = D // 2.
     """
 
+    jumps = True
+
     class Config(Config):
         """Options of the InterpretCC backbone."""
 

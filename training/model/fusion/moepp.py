@@ -148,6 +148,8 @@ class MoEPlusPlusFusion(Fusion):
     and are not run.
     """
 
+    jumps = True
+
     class Config(Config):
         """Options of the MoE++ backbone."""
 

@@ -89,6 +89,8 @@ class SwitchGateFusion(Fusion):
     (4 D^2 + 5 D) + E (4 D^2 + 3 D) + E D + E per sparse layer.
     """
 
+    jumps = True
+
     class Config(Config):
         """Options of the SwitchGate backbone."""
 

@@ -1,8 +1,7 @@
-"""Which features drove each expert: integrated gradients of every expert's contribution towards one label.
+"""Integrated gradients of every expert's contribution towards one label.
 
-A record is followed from a baseline, at which nothing is known of it, to what it is. Every column j has a share k_j in
-[0, 1] of how far it is known (`Encoder.encode_partly`), and all shares rise together. With c_e(k) the contribution of
-expert e (the formulas of `service.bundle.explanation`) at these shares, the attribution of column j is
+All columns of a record become known together. With c_e(k) the contribution of expert e when column j is known to the share
+k_j, the attribution of column j is
 
     a_ej = integral from 0 to 1 of dc_e/dk_j (t, ..., t) dt
 
@@ -16,33 +15,19 @@ Shape suffixes: E experts, K points, B batch, R = K B rows, F columns, n modalit
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.polynomial.legendre import Legendre
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state
 from torch.overrides import TorchFunctionMode
 
 from service.bundle.manifest import TaskInfo
+from training.attribution.base import Attribution, AttributionOutput, towards
 from training.model.mixture import I2MoE
-
-METHOD = "integrated gradients"
-BASELINE = (
-    "nothing known of the record: numbers and categories missing, no code, no word, arrays at the mean of the training rows "
-    "(0 where an encoder reads columns as they are)"
-)
-
-
-class AttributionOutput(NamedTuple):
-    """base + sum over all modalities' columns of columns + gap = contribution, for every record and expert."""
-
-    columns: tuple[Tensor, ...]  # one (B, E, F) per modality; 0 for what is missing
-    base_BE: Tensor  # the contribution when nothing is known
-    contribution_BE: Tensor  # the contribution of the record as it is
-    gap_BE: Tensor  # what the sum over points lacks of the integral
 
 
 class _Plain(TorchFunctionMode):
@@ -98,19 +83,21 @@ def lobatto(num_points: int) -> tuple[Tensor, Tensor]:
     return torch.tensor((nodes + 1) / 2, dtype=torch.float32), torch.tensor(weights / 2, dtype=torch.float32)
 
 
-class Attribution(nn.Module):
-    """The attribution of a model's contributions, as a module of one positional tensor per modality and a label.
+class IntegratedGradients(Attribution):
+    """The gradients of a model's contributions.
 
     Experts differ in their weights alone, so that they are computed side by side, each with shares of its own: one
     backward pass gives the gradients of all contributions.
     """
 
+    method = "integrated gradients"
     nodes_K: Tensor
     weights_K: Tensor
 
     def __init__(self, model: I2MoE, task: TaskInfo, *, num_points: int) -> None:
         super().__init__()
-        self.model, self.task, self.num_experts = model, task, len(model.roles)
+        self.model, self.task, self.num_experts, self.num_points = model, task, len(model.roles), num_points
+        self.num_rows = self.num_experts * num_points
         nodes_K, weights_K = lobatto(num_points)
         self.register_buffer("nodes_K", nodes_K, persistent=False)
         self.register_buffer("weights_K", weights_K, persistent=False)
@@ -144,7 +131,7 @@ class Attribution(nn.Module):
         tokens = self.model.embed_partly([x_BF.repeat(copies, 1) for x_BF in modalities], known)
         weights_ER = self._own_weights(tokens)
         logits_ERC = self._expert_logits(tokens.unflatten(0, (self.num_experts, -1)))
-        return weights_ER * self._towards(logits_ERC, label_RC)
+        return weights_ER * towards(logits_ERC, label_RC, self.task)
 
     def _own_weights(self, tokens: Tensor) -> Tensor:
         """Of tokens (E R, n, P, D) of every expert its own weight (E, R)."""
@@ -165,12 +152,3 @@ class Attribution(nn.Module):
         with _Plain():
             logits_ERC = torch.vmap(one, in_dims=(0, None if shared else 0, 0))(parameters, buffers, tokens_ERnPD)
         return logits_ERC if self.model.units is None else self.model.units(logits_ERC)
-
-    def _towards(self, logits_ERC: Tensor, label_RC: Tensor) -> Tensor:
-        """How far logits speak for the label (E, R), by the formulas of `service.bundle.explanation`."""
-        chosen_ER = (logits_ERC * label_RC).sum(dim=2)
-        if self.task.kind == "regression":
-            return chosen_ER - (self.task.training_mean or 0.0)
-        if self.task.kind == "multilabel":
-            return chosen_ER
-        return chosen_ER - (logits_ERC.sum(dim=2) - chosen_ER) / (logits_ERC.shape[2] - 1)
