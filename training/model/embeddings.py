@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.model.columns import partly, zero_nan
+from training.model.dropout import Dropout
 from training.model.rows import TrainingRows, column_parts
 
 _TWO_PI = 2 * math.pi
@@ -176,7 +177,7 @@ class TokenMLP(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim)
         self.expand = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.contract = nn.Linear(2 * hidden_dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens_BPD: Tensor) -> Tensor:
         """(B, P, D) to (B, P, D)."""

@@ -5,6 +5,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from training.model.dropout import Dropout
+
 
 class Reweighting(nn.Module):
     """w = softmax(MLP(concat_m mean_P(tokens_m)) / temperature) (I2MoE section 3.3).
@@ -19,7 +21,7 @@ class Reweighting(nn.Module):
         super().__init__()
         self.temperature = temperature
         widths = [in_dim, *([hidden_dim] * (num_layers - 1))]
-        hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(widths)]
+        hidden = [(nn.Linear(a, b), nn.ReLU(), Dropout(dropout)) for a, b in itertools.pairwise(widths)]
         self.mlp = nn.Sequential(*itertools.chain.from_iterable(hidden), nn.Linear(widths[-1], num_experts))
 
     def forward(self, tokens_BnPD: Tensor) -> Tensor:

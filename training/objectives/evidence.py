@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.bundle.manifest import TaskKind
+from training.model.dropout import Dropout
 from training.objectives.base import TaskLoss
 
 _TINY = 1e-6
@@ -72,7 +73,7 @@ def fit_slopes(expected_nBC: Tensor, found_nBC: Tensor) -> list[float]:
 def small_mlp(in_dim: int, num_outputs: int, *, hidden: int, dropout: float) -> nn.Module:
     """LayerNorm, Linear, GELU, Dropout, Linear: what reads evidence off tokens (..., in_dim)."""
     return nn.Sequential(
-        nn.LayerNorm(in_dim), nn.Linear(in_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, num_outputs)
+        nn.LayerNorm(in_dim), nn.Linear(in_dim, hidden), nn.GELU(), Dropout(dropout), nn.Linear(hidden, num_outputs)
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training.data.dataset import Dataset
 from training.decomposition import decompose
 from training.inference import answers
+from training.model.dropout import Dropout
 from training.model.mixture import I2MoE
 from training.objectives.base import ALL, Losses, Objective, Shares, check_finite
 from training.objectives.config import DecompositionConfig
@@ -167,5 +168,5 @@ def shuffled(inputs: Sequence[Tensor], rate: float) -> list[Tensor]:
 def limit_dropout(model: nn.Module, largest: float) -> None:
     """Dropout of at most `largest`: a target that is known exactly needs little."""
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, Dropout):
             module.p = min(module.p, largest)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from service.bundle.schema import Modality
 from training.config import Config
 from training.model.columns import Columns
+from training.model.dropout import Dropout
 from training.model.embeddings import CategoryEmbedding, DenseEmbedding, NumericEmbedding, TokenMLP
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.rows import TrainingRows, some_columns
@@ -56,7 +57,7 @@ class FeatureEncoder(Encoder):
             for dense, is_array in zip(columns.dense_features, columns.is_array, strict=True)
         )
         num_features = len(modality.features)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.mix = nn.Linear(num_features * width, num_patches * hidden_dim)
         self.num_patches = num_patches
         self.token_position = nn.Parameter(0.02 * torch.randn(num_patches, hidden_dim))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.bundle.schema import Modality
 from training.config import Config
 from training.errors import RecipeError
+from training.model.dropout import Dropout
 from training.model.encoders.arrays import Standardise, array_shape
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.batch_norm import ImageBatchNorm, encode_present
@@ -44,7 +45,7 @@ def _features(num_channels: int, architecture: Architecture, dropout: float) -> 
     for stage in architecture.stages:
         for width in stage:
             layers += [nn.Conv2d(num_channels, width, kernel_size=3, padding=1), ImageBatchNorm(width)]
-            layers.append(nn.Sequential(nn.ReLU(), nn.Dropout(dropout)))
+            layers.append(nn.Sequential(nn.ReLU(), Dropout(dropout)))
             num_channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)

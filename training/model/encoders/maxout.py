@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from service.bundle.schema import Modality
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.batch_norm import VectorBatchNorm, encode_present
 from training.model.encoders.expansion import ColumnExpansion
@@ -57,9 +58,9 @@ class MaxoutEncoder(Encoder):
         self.expansion = ColumnExpansion(modality, raw=config.raw)
         self.op0 = VectorBatchNorm(self.expansion.width, eps=_FIRST_EPS)
         self.op1 = Maxout(self.expansion.width, first, config.num_pieces)
-        self.op2 = nn.Sequential(VectorBatchNorm(first), nn.Dropout(config.dropout))
+        self.op2 = nn.Sequential(VectorBatchNorm(first), Dropout(config.dropout))
         self.op3 = Maxout(first, second, config.num_pieces)
-        self.op4 = nn.Sequential(VectorBatchNorm(second), nn.Dropout(config.dropout))
+        self.op4 = nn.Sequential(VectorBatchNorm(second), Dropout(config.dropout))
         self.patches = PatchProjection(second, num_patches, hidden_dim)
 
     def fit(self, x_NF: TrainingRows) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from service.bundle.schema import Modality
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.expansion import ColumnExpansion
 from training.model.rows import TrainingRows
@@ -36,7 +37,7 @@ class MLPEncoder(Encoder):
         self.num_patches = num_patches
         self.expansion = ColumnExpansion(modality, raw=config.raw)
         widths = [self.expansion.width, *[config.hidden] * (config.num_layers - 1)]
-        hidden = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(config.dropout)) for a, b in itertools.pairwise(widths)]
+        hidden = [(nn.Linear(a, b), nn.ReLU(), Dropout(config.dropout)) for a, b in itertools.pairwise(widths)]
         self.network = nn.Sequential(*itertools.chain.from_iterable(hidden), nn.Linear(widths[-1], num_patches * hidden_dim))
 
     def fit(self, x_NF: TrainingRows) -> None:

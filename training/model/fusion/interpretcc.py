@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 
 GUMBEL_MEDIAN = -math.log(math.log(2))
@@ -79,7 +80,7 @@ class InterpretCCFusion(Fusion):
             nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)) for _ in range(num_modalities)
         )
         self.fuse = nn.Linear(num_modalities * hidden_dim, hidden_dim)
-        self.dropout = nn.Dropout(arguments["dropout"])
+        self.dropout = Dropout(arguments["dropout"])
         self.expand = nn.Linear(hidden_dim, hidden_dim // 2)
         self.head = nn.Linear(hidden_dim // 2, arguments["num_outputs"])
 

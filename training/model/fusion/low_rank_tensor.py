@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 
 
@@ -72,7 +73,7 @@ class LowRankTensorFusion(Fusion):
         super().__init__(config=config, **arguments)
         self.product = LowRankProduct(self.num_modalities, arguments["hidden_dim"], config.rank, config.tensor_dim)
         self.expand = nn.Linear(config.tensor_dim, config.head_dim)
-        self.dropout = nn.Dropout(arguments["dropout"])
+        self.dropout = Dropout(arguments["dropout"])
         self.head = nn.Linear(config.head_dim, arguments["num_outputs"])
 
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load
 from training.model.fusion.stacked import StackedLinear
@@ -125,7 +126,7 @@ class ReleasedLayer(nn.Module):
         super().__init__()
         self.attention_norm = nn.LayerNorm(hidden_dim)
         self.attention = SelfAttention(hidden_dim, num_heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.stacked import StackedLayerNorm, StackedLinear
 from training.model.fusion.transformer import TransformerLayer
@@ -60,7 +61,7 @@ class CrossLayer(nn.Module):
         self.mlp_norm = StackedLayerNorm(num_pairs, hidden_dim)
         self.expand = StackedLinear(num_pairs, hidden_dim, 2 * hidden_dim)
         self.contract = StackedLinear(num_pairs, 2 * hidden_dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_SBPD: Tensor, source_SBPD: Tensor) -> Tensor:
         """Two times (S, B, P, D) to (S, B, P, D)."""

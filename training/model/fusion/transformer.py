@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import Config
+from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 
 Residual = Literal["input", "released"]
@@ -55,7 +56,7 @@ class AttentionBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(hidden_dim)
         self.attention = SelfAttention(hidden_dim, num_heads)
         self.mlp_norm = nn.LayerNorm(hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def attend(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
