@@ -30,6 +30,7 @@ from training.objectives.experts import ExpertsObjective, Teacher, limit_dropout
 from training.objectives.modalities import ModalitiesObjective, ModalityPredictors, OwnEvidence, fit_own_scales
 from training.objectives.paper import PaperObjective
 from training.recipe import Recipe
+from training.train_config import TrainConfig
 from training.trainer import Trainer
 
 STAGES = (FIRST_STAGE, "modalities", "expectations", "experts")
@@ -102,16 +103,22 @@ class _Decomposition:
     def _by_name(self, values: list[float]) -> dict[str, float]:
         return {name: round(value, 4) for name, value in zip(self.names, values, strict=True)}
 
-    def _run(self, stage: str, model: Model, objective: Objective[Model], *, min_steps: int = 0) -> Trainer[Model]:
-        """A finished run of one stage, continued where it stopped; of more epochs where the recipe's make too few steps."""
-        epochs = max(self.recipe.train.epochs, math.ceil(min_steps / self.first.steps_per_epoch))
-        config = self.recipe.train.model_copy(update={"epochs": epochs})
-        rate = self.first.modality_dropout
+    def _run(self, stage: str, model: Model, objective: Objective[Model], config: TrainConfig | None = None) -> Trainer[Model]:
+        """A finished run of one stage, continued where it stopped; trained as the recipe says, if not as `config` does."""
+        config, rate = config or self.recipe.train, self.first.modality_dropout
         trainer = Trainer(model, objective, self.dataset, config, modality_dropout=rate, run=self.run, stage=stage)
         trainer.resume()
         self.tell(trainer)
         self.histories[stage] = trainer.state.history
         return trainer
+
+    def _experts_training(self) -> TrainConfig:
+        """Steps enough, at a higher rate, without decay: targets are known exactly."""
+        train = self.recipe.train
+        epochs = max(train.epochs, math.ceil(self.config.min_steps / self.first.steps_per_epoch))
+        return train.model_copy(
+            update={"epochs": epochs, "learning_rate": train.learning_rate * self.config.rate, "weight_decay": 0.0}
+        )
 
     def _seed(self, stage: str) -> None:
         torch.manual_seed(self.recipe.train.seed + STAGES.index(stage) * _SEED_STRIDE)
@@ -160,6 +167,6 @@ class _Decomposition:
         limit_dropout(model, self.config.max_dropout)
         model.encoders.requires_grad_(requires_grad=False)
         objective = ExpertsObjective(teacher, self.config, gate_weight=self.recipe.objective.gate_weight)
-        trainer = self._run("experts", model, objective, min_steps=self.config.min_steps)
+        trainer = self._run("experts", model, objective, self._experts_training())
         best = trainer.state.history[trainer.state.best_epoch]["validation"]
         return trainer.best_model(), {name: round(best[name], 4) for name in ("r2_contributions", "r2_sum")}

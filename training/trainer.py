@@ -174,11 +174,15 @@ class Trainer(Generic[Model]):
     def _exhausted(self) -> bool:
         return self.state.best_epoch >= 0 and self.state.next_epoch - self.state.best_epoch > self.config.patience
 
-    def _run_epoch(self, epoch: int) -> EpochRecord:
+    def take_steps(self, epoch: int) -> Tensor:
+        """All optimiser steps of one epoch; this process's part of their losses: total, task, interaction (S, 2 + E)."""
         self.state.model.train()
         steps = self._draw_steps(epoch)
         inputs = self.batches([batch.rows for step in steps for batch in step])
-        told = torch.stack([self._step(step, inputs, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
+        return torch.stack([self._step(step, inputs, epoch * self.steps_per_epoch + i) for i, step in enumerate(steps)])
+
+    def _run_epoch(self, epoch: int) -> EpochRecord:
+        told = self.take_steps(epoch)
         loss, task, *interaction = distributed.sum_over_processes(told).cpu().numpy().mean(axis=0).tolist()
         experts = self.objective.loss_names(self.state.model) if interaction else []
         validation = distributed.first_says(self._validate)

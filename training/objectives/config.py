@@ -17,7 +17,8 @@ class DecompositionConfig(Config):
     sum_weight: float = Field(default=4.0, ge=0)  # of the squared error of the experts' sum, which keeps predictions
     weight_share: float = Field(default=0.1, ge=0)  # of the loss that makes weights follow shares of contribution
     max_dropout: float = Field(default=0.1, ge=0, lt=1)  # in the experts while they learn their parts
-    min_steps: int = Field(default=1000, ge=0)  # the experts learn for so many steps, should train.epochs make fewer
+    min_steps: int = Field(default=500, ge=0)  # the experts learn for so many steps, should train.epochs make fewer
+    rate: float = Field(default=3.0, gt=0)  # their learning rate, as a multiple of train.learning_rate
 
 
 class ObjectiveConfig(Config):

@@ -1,0 +1,102 @@
+"""The authors' released code beside ours: its own classes, imported from a copy that the caller has.
+
+`I2MOE_RELEASED_CODE` names the folder of that copy (the one that holds `src`). What it imports and a CPU cannot have or the
+transformer backbone never uses (fastmoe, torchvision, tree) is stubbed; nothing of it is changed or copied here.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+ENVIRONMENT = "I2MOE_RELEASED_CODE"
+_STUBBED = ("fmoe", "fmoe.transformer", "fmoe.layers", "fmoe.functions", "fmoe.gates", "fmoe_cuda", "torchvision", "tree")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a reference model; those of the released MIMIC-IV script by default."""
+
+    columns: tuple[int, ...] = (256, 768, 512)
+    hidden_dim: int = 128
+    num_patches: int = 4
+    num_layers: int = 2
+    num_heads: int = 4
+    num_labels: int = 2
+    reweighting_hidden: int = 256
+    reweighting_layers: int = 3
+    dropout: float = 0.5
+
+
+class Released(nn.Module):
+    """The released I2MoE on the transformer backbone with its patch encoders."""
+
+    def __init__(self, shape: Shape, folder: Path) -> None:
+        super().__init__()
+        modules = _import(folder)
+        num_modalities = len(shape.columns)
+        with mock.patch.object(nn.Module, "cuda", lambda module, *_: module):
+            fusion = modules["transformer"].Transformer(
+                num_modalities, shape.num_patches, shape.hidden_dim, shape.num_labels, shape.num_layers, 2, 4, 1, 2,
+                num_heads=shape.num_heads, dropout=shape.dropout, mlp_sparse=False, gate="None",
+            )  # fmt: skip
+        self.encoders = nn.ModuleList(
+            modules["common"].PatchEmbeddings(columns, shape.num_patches, shape.hidden_dim) for columns in shape.columns
+        )
+        self.mixture = modules["mixture"].InteractionMoE(
+            num_modalities=num_modalities,
+            fusion_model=fusion,
+            fusion_sparse=False,
+            hidden_dim=shape.hidden_dim,
+            hidden_dim_rw=shape.reweighting_hidden,
+            num_layer_rw=shape.reweighting_layers,
+        )
+
+    def losses(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and the mean interaction loss () of a training step, as the released loop has them."""
+        _, _, logits_BC, interaction = self.mixture([encoder(x) for encoder, x in zip(self.encoders, inputs, strict=True)])
+        return logits_BC, sum(interaction) / len(interaction)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The released inference: logits (B, C)."""
+        answer: tuple[Any, Any, Tensor] = self.mixture.inference(
+            [encoder(x) for encoder, x in zip(self.encoders, inputs, strict=True)]
+        )
+        return answer[2]
+
+
+def released_folder() -> Path | None:
+    """Where the caller's copy lies, None where there is none."""
+    named = os.environ.get(ENVIRONMENT)
+    return Path(named) if named and (Path(named) / "src" / "imoe").is_dir() else None
+
+
+def _import(folder: Path) -> dict[str, ModuleType]:
+    """The released modules, under stubs for what they import in vain."""
+    import importlib
+
+    class Stub(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return type(name, (nn.Module,), {})
+
+    stubs = {name: Stub(name) for name in _STUBBED}
+    with mock.patch.dict(sys.modules, stubs), mock.patch.object(sys, "path", [str(folder), *sys.path]):
+        return {
+            "transformer": importlib.import_module("src.common.fusion_models.transformer"),
+            "common": importlib.import_module("src.common.modules.common"),
+            "mixture": importlib.import_module("src.imoe.InteractionMoE"),
+        }
+
+
+def rows(shape: Shape, num_rows: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
+    """Random inputs and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(num_rows, columns, generator=generator) for columns in shape.columns]
+    return inputs, torch.randint(shape.num_labels, (num_rows,), generator=generator)
