@@ -7,32 +7,17 @@ transformer backbone never uses (fastmoe, torchvision, tree) is stubbed; nothing
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import torch
 from torch import Tensor, nn
+
+from benchmarks.reference import Shape
 
 ENVIRONMENT = "I2MOE_RELEASED_CODE"
 _STUBBED = ("fmoe", "fmoe.transformer", "fmoe.layers", "fmoe.functions", "fmoe.gates", "fmoe_cuda", "torchvision", "tree")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a reference model; those of the released MIMIC-IV script by default."""
-
-    columns: tuple[int, ...] = (256, 768, 512)
-    hidden_dim: int = 128
-    num_patches: int = 4
-    num_layers: int = 2
-    num_heads: int = 4
-    num_labels: int = 2
-    reweighting_hidden: int = 256
-    reweighting_layers: int = 3
-    dropout: float = 0.5
 
 
 class Released(nn.Module):
@@ -71,6 +56,17 @@ class Released(nn.Module):
         )
         return answer[2]
 
+    def saved(self, names: Sequence[str]) -> dict[str, Any]:
+        """A checkpoint as the released code saves it."""
+        encoders = {name: encoder.state_dict() for name, encoder in zip(names, self.encoders, strict=True)}
+        return {"ensemble_model": self.mixture.state_dict(), "encoder_dict": encoders}
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take the weights of such a checkpoint."""
+        self.mixture.load_state_dict(checkpoint["ensemble_model"])
+        for encoder, state in zip(self.encoders, checkpoint["encoder_dict"].values(), strict=True):
+            encoder.load_state_dict(state)
+
 
 def released_folder() -> Path | None:
     """Where the caller's copy lies, None where there is none."""
@@ -93,10 +89,3 @@ def _import(folder: Path) -> dict[str, ModuleType]:
             "common": importlib.import_module("src.common.modules.common"),
             "mixture": importlib.import_module("src.imoe.InteractionMoE"),
         }
-
-
-def rows(shape: Shape, num_rows: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
-    """Random inputs and labels."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = [torch.randn(num_rows, columns, generator=generator) for columns in shape.columns]
-    return inputs, torch.randint(shape.num_labels, (num_rows,), generator=generator)

@@ -21,67 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.released import ENVIRONMENT, Released, Shape, released_folder, rows
-from service.bundle.features import ArrayFeature
-from service.bundle.manifest import TaskInfo
-from service.bundle.schema import FeatureSchema, Modality
-from training.data.dataset import Dataset
-from training.recipe import Recipe, parse_recipe
+from benchmarks.reference import CLASS_WEIGHTS, INTERACTION_WEIGHT, Shape, dataset, recipe, rows
+from benchmarks.released import ENVIRONMENT, Released, released_folder
 from training.run import make_trainer
 from training.trainer import Trainer
-
-NAMES = ("lab", "note", "code")
-CLASS_WEIGHTS = (0.25, 0.75)
-INTERACTION_WEIGHT = 0.01
-
-
-def recipe(shape: Shape, batch_size: int, values: dict[str, Any]) -> Recipe:
-    """The released MIMIC-IV script as a recipe."""
-    document = {
-        "name": "training-step",
-        "data": {
-            "path": "none.csv",
-            "label": "y",
-            "task": "binary",
-            "split": {"column": "split"},
-            "modalities": {name: {"array": f"{name}.npy"} for name in NAMES},
-        },
-        "model": {
-            "fusion": "transformer",
-            "hidden_dim": shape.hidden_dim,
-            "num_patches": shape.num_patches,
-            "num_layers": shape.num_layers,
-            "num_heads": shape.num_heads,
-            "dropout": shape.dropout,
-            "missing": "reject",
-            "reweighting": {"hidden_dim": shape.reweighting_hidden, "num_layers": shape.reweighting_layers, "dropout": 0.5},
-            "encoders": {"default": {"kind": "patch"}},
-        },
-        "objective": {"kind": "paper", "interaction_weight": INTERACTION_WEIGHT, "class_weights": list(CLASS_WEIGHTS)},
-        "train": {"batch_size": batch_size, "learning_rate": 1e-4, "weight_decay": 0.0, **values},
-    }
-    return parse_recipe(document, "benchmark")
-
-
-def dataset(shape: Shape, num_rows: int) -> Dataset:
-    """Random rows in memory."""
-    inputs, labels = rows(shape, num_rows)
-    modalities = tuple(
-        Modality(name=name, features=(ArrayFeature(name=name, shape=(columns,)),))
-        for name, columns in zip(NAMES, shape.columns, strict=True)
-    )
-    return Dataset(
-        schema=FeatureSchema(modalities=modalities, missing="reject"),
-        task=TaskInfo(kind="binary", labels=("alive", "dead"), outcome="death"),
-        arrays={name: x.numpy() for name, x in zip(NAMES, inputs, strict=True)},
-        target=labels.numpy(),
-        splits={name: np.arange(num_rows) for name in ("train", "validation", "test")},
-        notes=(),
-    )
 
 
 def our_steps(trainer: Trainer[Any]) -> Callable[[], None]:
@@ -136,7 +82,7 @@ def main() -> None:
     shape, folder = Shape(), released_folder()
     with tempfile.TemporaryDirectory() as run:
         data = dataset(shape, args.batch * args.steps)
-        trainer = make_trainer(recipe(shape, args.batch, {"precision": args.precision, "device": "cpu"}), data, Path(run))
+        trainer = make_trainer(recipe(shape, {"batch_size": args.batch, "precision": args.precision}), data, Path(run))
         work = {"ours": our_steps(trainer)}
         if folder is not None:
             work["released"] = their_steps(shape, folder, args.batch, args.steps)

@@ -1,0 +1,238 @@
+"""Requests a second and latency: this service against peers that serve the same graph on the same cores.
+
+    python -m benchmarks.serving --out DIR [--only ours,ceiling] [--concurrency 1,8,32,128] [--seconds 5] [--rounds 3]
+
+Every server runs alone, one worker, and answers a JSON body of one record of the reference shape (13 kB); wrk makes the load
+from the same cores. Rounds go through all servers in turn; figures are medians of rounds. A peer whose package is not
+installed is named and left out. Ours answers with everything (validation, warnings, explanation, metrics); the peers answer with
+predictions, weights and expert logits alone. Prints a table, ratios, what a bare session.run takes, seconds to ready and
+resident memory; the last line is JSON.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks import reference
+from service.bundle.predictor import Predictor
+from service.bundle.store import Bundle
+
+HERE = Path(__file__).parent
+READY_S = 60.0
+FIELDS = ("rps", "p50_ms", "p90_ms", "p99_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server: what it needs installed, how it is started, where it is ready."""
+
+    name: str
+    needs: tuple[str, ...]
+    command: tuple[str, ...]
+    ready: str
+    wrapped: bool = True  # records stand in {"instances": [...]}
+
+
+def _uvicorn(app: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "uvicorn", app, "--port", "{port}", "--no-access-log", "--log-level", "warning")
+
+
+def _bento(service: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "bentoml", "serve", service, "--port", "{port}")
+
+
+PEERS = (
+    Peer("ours", (), _bento("service.api:I2MoEService"), "/readyz"),
+    Peer("BentoML batchable", (), _bento("benchmarks.serving.peers.bento_batchable:Batchable"), "/readyz"),
+    Peer("LitServe", ("litserve",), (sys.executable, "-m", "benchmarks.serving.peers.litserve_batched"), "/health"),
+    Peer("FastAPI one by one", ("fastapi",), _uvicorn("benchmarks.serving.peers.fastapi_one:app"), "/readyz"),
+    Peer("ceiling", ("msgspec",), _uvicorn("benchmarks.serving.peers.ceiling:app"), "/readyz"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that is ready."""
+
+    port: int
+    ready_s: float
+    process: subprocess.Popen[bytes]
+
+    def resident_mb(self) -> dict[str, float]:
+        """Resident memory of the server's processes, the largest first."""
+        one = psutil.Process(self.process.pid)
+        processes = [one, *one.children(recursive=True)]
+        sizes = sorted((p.memory_info().rss / 2**20 for p in processes if p.is_running()), reverse=True)
+        return {"largest": round(sizes[0], 1), "all": round(sum(sizes), 1)}
+
+
+@contextmanager
+def serving(peer: Peer, bundle: Path, port: int, threads: int) -> Iterator[Running]:
+    """The server in a process group of its own, until the block ends."""
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as log:
+        own = {"I2MOE_BUNDLE": str(bundle), "I2MOE_NUM_THREADS": str(threads), "PORT": str(port), "BENTOML_HOME": home}
+        environment = {**os.environ, **own, "BENTOML_DO_NOT_TRACK": "1"}
+        command = [part.format(port=port) for part in peer.command]
+        started = time.monotonic()
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log)
+        try:
+            _wait(process, port, peer.ready)
+            yield Running(port, time.monotonic() - started, process)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, path: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server stopped with status {process.returncode}")
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+            connection.request("GET", path)
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        except OSError:
+            pass
+        time.sleep(0.02)
+    raise RuntimeError(f"the server was not ready within {READY_S:g} s")
+
+
+def load(port: int, body: Path, concurrency: int, seconds: float) -> dict[str, float]:
+    """Wrk's figures, and how many answers were no 200."""
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(HERE / "post.lua")]
+    command += [f"http://127.0.0.1:{port}/predict", "--", str(body)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    figures: dict[str, float] = json.loads(told.strip().splitlines()[-1])
+    return figures
+
+
+def bare_ms(bundle: Bundle, threads: int) -> dict[int, float]:
+    """Median milliseconds of session.run alone by batch size."""
+    predictor = Predictor(bundle, provider="cpu", num_threads=threads)
+    told = {}
+    for size in (1, 8, 32, 64):
+        inputs, _ = reference.rows(reference.Shape(), size)
+        arrays = {name: x.numpy() for name, x in zip(reference.NAMES, inputs, strict=True)}
+        times = []
+        for _ in range(40):
+            started = time.perf_counter()
+            predictor.run(arrays)
+            times.append(1000 * (time.perf_counter() - started))
+        told[size] = round(statistics.median(times), 3)
+    return told
+
+
+def write_body(path: Path) -> None:
+    """One record with six significant digits."""
+    inputs, _ = reference.rows(reference.Shape(), 1)
+    record = {name: [float(f"{v:.5g}") for v in x[0].tolist()] for name, x in zip(reference.NAMES, inputs, strict=True)}
+    path.write_text(json.dumps({"instances": [record]}, separators=(",", ":")))
+
+
+def median_of(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of every figure; of errors the sum."""
+    return {name: round(float(np.median([r[name] for r in rounds])), 3) for name in FIELDS} | {
+        "errors": sum(r["errors"] for r in rounds)
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="", help="names of servers, by comma")
+    parser.add_argument("--concurrency", default="1,8,32,128")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime")
+    parser.add_argument("--port", type=int, default=3400)
+    args = parser.parse_args()
+    if shutil.which("wrk") is None:
+        parser.error("wrk is not installed")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    bundle = reference.bundle(args.out)
+    body = args.out / "body.json"
+    write_body(body)
+    wanted = [peer for peer in PEERS if not args.only or peer.name in args.only.split(",")]
+    missing = [peer.name for peer in wanted if any(find_spec(package) is None for package in peer.needs)]
+    peers = [peer for peer in wanted if peer.name not in missing]
+    concurrencies = [int(c) for c in args.concurrency.split(",")]
+    found: dict[str, dict[int, list[dict[str, float]]]] = {p.name: {c: [] for c in concurrencies} for p in peers}
+    starts: dict[str, list[float]] = {peer.name: [] for peer in peers}
+    memory: dict[str, dict[str, float]] = {}
+    for number in range(args.rounds):
+        for position, peer in enumerate(peers):
+            with serving(peer, bundle.path, args.port + position, args.threads) as server:
+                starts[peer.name].append(server.ready_s)
+                load(server.port, body, 8, 1.0)
+                for concurrency in concurrencies:
+                    found[peer.name][concurrency].append(load(server.port, body, concurrency, args.seconds))
+                memory[peer.name] = server.resident_mb()
+            print(f"round {number + 1} of {args.rounds}: {peer.name}", file=sys.stderr, flush=True)
+    medians = {name: {c: median_of(rounds) for c, rounds in by.items()} for name, by in found.items()}
+    bare = bare_ms(bundle, args.threads)
+    tell(medians, starts, memory, bare, missing)
+    document: dict[str, Any] = {"benchmark": "serving", "body_bytes": body.stat().st_size, "threads": args.threads}
+    document |= {"rounds": args.rounds, "seconds": args.seconds, "servers": medians, "bare_ms": bare, "missing": missing}
+    document |= {"ready_s": {n: round(statistics.median(s), 2) for n, s in starts.items()}, "resident_mb": memory}
+    document |= {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    print(json.dumps(document | {"versions": {p: version(p) for p in ("bentoml", "onnxruntime-gpu", "starlette", "uvicorn")}}))
+
+
+def tell(
+    medians: Mapping[str, Mapping[int, Mapping[str, float]]],
+    starts: Mapping[str, Sequence[float]],
+    memory: Mapping[str, Mapping[str, float]],
+    bare: Mapping[int, float],
+    missing: Sequence[str],
+) -> None:
+    """Tables for a person."""
+    print("| server | concurrency | requests/s | p50 ms | p90 ms | p99 ms | not 200 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, by in medians.items():
+        for concurrency, f in by.items():
+            figures = f"{f['rps']:.0f} | {f['p50_ms']:.2f} | {f['p90_ms']:.2f} | {f['p99_ms']:.2f} | {f['errors']:.0f}"
+            print(f"| {name} | {concurrency} | {figures} |")
+    print("\n| server | seconds to ready | resident MB, largest process | all processes |\n| --- | --- | --- | --- |")
+    for name, sizes in memory.items():
+        print(f"| {name} | {statistics.median(starts[name]):.2f} | {sizes['largest']:.0f} | {sizes['all']:.0f} |")
+    print("\nsession.run alone, ms by batch size: " + ", ".join(f"{size}: {ms:.2f}" for size, ms in bare.items()))
+    for name in missing:
+        print(f"{name}: not run, its package is not installed")
+    if "ours" in medians:
+        for name in (n for n in medians if n != "ours"):
+            ratios = [f"{c}: {medians['ours'][c]['rps'] / f['rps']:.2f}" for c, f in medians[name].items() if f["rps"]]
+            print(f"ours over {name}, requests/s by concurrency: {', '.join(ratios)}")
+
+
+if __name__ == "__main__":
+    main()
