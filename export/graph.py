@@ -22,7 +22,7 @@ from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
 from training.model.mixture import I2MoE
 
-OPSET = 20
+OPSET = 23  # the first with Attention
 BATCH = "batch"
 _TRACED_BATCH = 3  # any size but 1, which the exporter would take for a constant
 

@@ -43,7 +43,7 @@ def schema_of(bundle: Bundle) -> FeatureSchema:
 
 
 def test_the_interface_is_the_contracts(graph: onnx.ModelProto, rich_bundle: Bundle) -> None:
-    """One float32 (batch, columns) input per modality by its name, the four outputs in order, opset 20."""
+    """One float32 (batch, columns) input per modality by its name, the four outputs in order, one opset."""
     info = graph_info(graph, target="cuda")
     widths = {"labs": 2, "person": 3, "papers": schema_of(rich_bundle).modalities[2].width, "signal": 6}
     assert [(t.name, t.shape) for t in info.inputs] == [(name, ("batch", width)) for name, width in widths.items()]

@@ -157,7 +157,7 @@ class DenseEmbedding(nn.Module):
 
     def forward(self, x_BF: Tensor) -> Tensor:
         """(B, F) to (B, W); missing when all of the feature's columns are NaN."""
-        return self._embed(x_BF[:, self.columns])
+        return self._embed(x_BF.index_select(1, self.columns))
 
     def embed_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
         """(B, W) on the straight line from no code, no word or the average array to the columns of `x_BF`."""

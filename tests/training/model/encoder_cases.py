@@ -1,29 +1,22 @@
 """What every encoder is tested for, and the small modalities it is tested on."""
 
-import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
-from export.graph import OPSET
 from service.bundle.features import ArrayFeature, CategoricalFeature
 from service.bundle.schema import FeatureSchema, Modality
 from tests.training import small_model
+from tests.training.model.exported import assert_same_graph
 from training.errors import RecipeError
 from training.model.build import ModelConfig, build_model
 from training.model.encoders import ENCODERS, Encoder
 
 NUM_PATCHES, HIDDEN_DIM = 3, 4
-FORBIDDEN = {"Bernoulli", "Dropout", "If", "Loop", "Multinomial", "Scan", "SequenceMap"}
 TABULAR = small_model.schema().modalities[0]  # a, b, sex (3), codes (2)
 
 
@@ -99,34 +92,14 @@ def assert_fitted_on_training_rows(model: Encoder, modality: Modality) -> None:
 
 
 def assert_exports(model: Encoder, modality: Modality) -> None:
-    """The ONNX graph holds no random or control-flow operator and answers like torch to 1e-5, at every batch size."""
-    graph = _graph(model.eval(), modality)
-    operators = {node.op_type for part in (graph.graph, *graph.functions) for node in part.node}
-    assert not [op for op in operators if op in FORBIDDEN or op.startswith("Random")]
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    for batch_size in (1, 2, 7):
-        x = values(modality, batch_size, missing_rate=0.3, seed=batch_size)
+    """As a graph it answers like torch at every batch size, with missing values and a missing last row."""
+
+    def rows(size: int) -> Tensor:
+        x = values(modality, size, missing_rate=0.3, seed=size)
         x[-1] = torch.nan
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        with torch.no_grad():
-            np.testing.assert_allclose(found, model(x).numpy(), rtol=0, atol=1e-5)
+        return x
 
-
-def _graph(model: Encoder, modality: Modality) -> Any:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            model,
-            (torch.zeros(3, modality.width),),
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
+    assert_same_graph(model, rows)
 
 
 def assert_refused(kind: str, modality: Modality, told: str, options: Mapping[str, Any] | None = None) -> None:

@@ -1,22 +1,15 @@
 """What every fusion backbone is tested for, and the small sizes it is tested at."""
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from tests.training.model.exported import assert_same_graph
 from training.model.fusion.base import FUSIONS, Fusion
 
 NUM_PATCHES, HIDDEN_DIM, NUM_OUTPUTS = 3, 8, 3
-OPSET = 20
-FORBIDDEN = {"Bernoulli", "Dropout", "If", "Loop", "Multinomial", "Scan", "SequenceMap"}
 
 
 def fusion(name: str, num_modalities: int, options: Mapping[str, Any] | None = None, **changes: Any) -> Fusion:
@@ -75,26 +68,5 @@ class _Logits(nn.Module):
 
 
 def assert_exports(model: Fusion) -> None:
-    """The ONNX graph holds no random or control-flow operator and answers like torch to 1e-5, at every batch size."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            _Logits(model.eval()),
-            (tokens(model.num_modalities, 3),),
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    operators = {node.op_type for part in (graph.graph, *graph.functions) for node in part.node}
-    assert not [op for op in operators if op in FORBIDDEN or op.startswith("Random")]
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    for batch_size in (1, 2, 7):
-        x = tokens(model.num_modalities, batch_size, seed=batch_size)
-        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        with torch.no_grad():
-            np.testing.assert_allclose(found, model(x).logits_BC.numpy(), rtol=0, atol=1e-5)
+    """As a graph it answers like torch, at every batch size."""
+    assert_same_graph(_Logits(model), lambda size: tokens(model.num_modalities, size, seed=size))

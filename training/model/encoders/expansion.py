@@ -39,6 +39,7 @@ class ColumnExpansion(nn.Module):
         for dense, is_array in zip(columns.dense_features, columns.is_array, strict=True):
             from_nothing[dense] = not is_array
         self.register_buffer("from_nothing", from_nothing, persistent=False)
+        self.is_plain = bool(torch.equal(self.plain, torch.arange(columns.num_columns)))
         self.standardise = Standardise((columns.num_columns,))
         self.width = columns.num_columns if raw else len(self.plain) + len(source_K) + len(self.first)
 
@@ -51,13 +52,16 @@ class ColumnExpansion(nn.Module):
         """(B, F) to (B, `width`)."""
         if self.raw:
             return zero_nan(x_BF)
-        return torch.cat([self.standardise(x_BF)[:, self.plain], self._one_hot(x_BF), self._flags(x_BF)], dim=1)
+        return torch.cat([self._numbers(self.standardise(x_BF)), self._one_hot(x_BF), self._flags(x_BF)], dim=1)
+
+    def _numbers(self, x_BF: Tensor) -> Tensor:
+        return x_BF if self.is_plain else x_BF.index_select(1, self.plain)
 
     def _one_hot(self, x_BF: Tensor) -> Tensor:
-        return (x_BF[:, self.source_K] == self.position_K).float()
+        return (x_BF.index_select(1, self.source_K) == self.position_K).float()
 
     def _flags(self, x_BF: Tensor) -> Tensor:
-        return torch.isnan(x_BF[:, self.first]).float()
+        return torch.isnan(x_BF.index_select(1, self.first)).float()
 
     def expand_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:
         """(B, `width`) on the straight line from a row of which nothing is known to `x_BF`.
@@ -71,4 +75,4 @@ class ColumnExpansion(nn.Module):
         numbers_BF = self.standardise(partly(x_BF, known_BF, start_F))
         one_hot_BK = known_BF[:, self.source_K] * self._one_hot(x_BF)
         flags_BN = torch.where(self.is_flagged, 1 - known_BF[:, self.first] * (1 - self._flags(x_BF)), self._flags(x_BF))
-        return torch.cat([numbers_BF[:, self.plain], one_hot_BK, flags_BN], dim=1)
+        return torch.cat([self._numbers(numbers_BF), one_hot_BK, flags_BN], dim=1)

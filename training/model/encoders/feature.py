@@ -74,9 +74,9 @@ class FeatureEncoder(Encoder):
         """(B, F) to tokens (B, P, D)."""
         parts = [dense(x_BF)[:, None] for dense in self.dense]
         if len(self.categorical_columns):
-            parts.insert(0, self.categorical(x_BF[:, self.categorical_columns]))
+            parts.insert(0, self.categorical(x_BF.index_select(1, self.categorical_columns)))
         if len(self.numeric_columns):
-            parts.insert(0, self.numeric(x_BF[:, self.numeric_columns]))
+            parts.insert(0, self.numeric(x_BF.index_select(1, self.numeric_columns)))
         return self._mix(parts)
 
     def encode_partly(self, x_BF: Tensor, known_BF: Tensor) -> Tensor:

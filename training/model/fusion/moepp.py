@@ -19,7 +19,7 @@ from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import AttentionBlock, SelfAttention
+from training.model.fusion.transformer import AttentionBlock, SelfAttention, pool
 
 NUM_CONSTANT = 2
 NUM_ZERO_COMPUTATION = NUM_CONSTANT + 2  # constant, copy, zero: the last positions, in this order
@@ -176,7 +176,7 @@ class MoEPlusPlusFusion(Fusion):
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to logits (B, C) and the gate loss ()."""
         x_BTD, gate_loss = self._layers(tokens_BnPD.flatten(1, 2) + self.position)
-        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        latent_BK = pool(x_BTD, self.num_modalities).flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)
 
     def _layers(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:

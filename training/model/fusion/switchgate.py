@@ -16,7 +16,7 @@ from training.config import Config
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load, one_hot
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import AttentionBlock, Residual, TransformerLayer
+from training.model.fusion.transformer import AttentionBlock, Residual, TransformerLayer, pool
 
 
 class SwitchMLP(nn.Module):
@@ -124,5 +124,5 @@ class SwitchGateFusion(Fusion):
                 gate_loss = gate_loss + loss
             else:
                 x_BTD = layer(x_BTD)
-        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        latent_BK = pool(x_BTD, self.num_modalities).flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)

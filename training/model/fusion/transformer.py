@@ -35,6 +35,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
+        if torch.compiler.is_exporting():
+            return self._written_out(x_BTD)
         key_BTD, value_BTD = self.key_value(x_BTD).chunk(2, dim=-1)
         query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (self.query(x_BTD), key_BTD, value_BTD))
         mixed_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK)
@@ -42,6 +44,18 @@ class SelfAttention(nn.Module):
 
     def _split_heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def _written_out(self, x_BTD: Tensor) -> Tensor:
+        """The same for a graph: matrices of two axes, and ONNX's own attention, which takes heads apart by itself."""
+        _, num_tokens, hidden_dim = x_BTD.shape
+        x_ND = x_BTD.reshape(-1, hidden_dim)
+        key_weight_DD, value_weight_DD = self.key_value.weight.chunk(2)
+        query, key, value = (
+            F.linear(x_ND, weight_DD).view(-1, num_tokens, hidden_dim)
+            for weight_DD in (self.query.weight, key_weight_DD, value_weight_DD)
+        )
+        mixed_BTD, *_ = torch.onnx.ops.attention(query, key, value, q_num_heads=self.num_heads, kv_num_heads=self.num_heads)
+        return self.projection(mixed_BTD.reshape(-1, hidden_dim)).view(-1, num_tokens, hidden_dim)
 
 
 class AttentionBlock(nn.Module):
@@ -80,8 +94,28 @@ class TransformerLayer(AttentionBlock):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
         x_BTD = self.attend(x_BTD)
-        hidden = self.dropout(F.gelu(self.expand(self.mlp_norm(x_BTD))))
-        return x_BTD + self.dropout(self.contract(hidden))
+        return x_BTD + self.dropout(self.contract(self._hidden(x_BTD))).view_as(x_BTD)
+
+    def pooled(self, x_BTD: Tensor, num_modalities: int) -> Tensor:
+        """(B, T, D) to the mean over each modality's tokens (B, n, D).
+
+        Without dropout the mean passes through the last linear map, which then has P times fewer rows.
+        """
+        if self.training and self.dropout.p > 0:
+            return pool(self(x_BTD), num_modalities)
+        x_BTD = self.attend(x_BTD)
+        hidden_BTI = self._hidden(x_BTD).unflatten(0, (-1, x_BTD.shape[1]))
+        mean_BnD, hidden_BnI = pool(x_BTD, num_modalities), pool(hidden_BTI, num_modalities)
+        return mean_BnD + self.contract(hidden_BnI.flatten(0, 1)).view_as(mean_BnD)
+
+    def _hidden(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B T, 2 D)."""
+        return self.dropout(F.gelu(self.expand(self.mlp_norm(x_BTD).flatten(0, 1))))
+
+
+def pool(x_BTD: Tensor, num_modalities: int) -> Tensor:
+    """(B, T, D) to the mean over each modality's tokens (B, n, D)."""
+    return x_BTD.unflatten(1, (num_modalities, -1)).mean(dim=2)
 
 
 @register_fusion("transformer")
@@ -109,7 +143,9 @@ class TransformerFusion(Fusion):
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to (B, C); there is no gate, so its loss is 0."""
         x_BTD = tokens_BnPD.flatten(1, 2) + self.position
-        for layer in self.layers:
+        *first, last = [*self.layers] or [None]
+        for layer in first:
             x_BTD = layer(x_BTD)
-        latent_BK = x_BTD.unflatten(1, (self.num_modalities, -1)).mean(dim=2).flatten(1)
+        pooled_BnD = pool(x_BTD, self.num_modalities) if last is None else last.pooled(x_BTD, self.num_modalities)
+        latent_BK = pooled_BnD.flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, latent_BK.new_zeros(()))
