@@ -13,7 +13,7 @@ from benchmarks.interaction_scores import calibration_error, dominant, stability
 from benchmarks.results import table
 
 Document = Mapping[str, Any]
-FIGURES = ("right", "top1", "mixture_top1", "true_share", "ece", "stability", "gap", "seconds", "equal_share_gap")
+FIGURES = ("right", "top1", "mixture_top1", "lowest_group", "true_share", "ece", "stability", "gap", "seconds", "equal_share_gap")
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -51,6 +51,7 @@ def summary(documents: Sequence[Document]) -> dict[str, float | None]:
         "right": mean(np.mean(list(d["right"].values())) for d in scored),
         "top1": mean(np.mean(list(d["top1"].values())) for d in scored),
         "mixture_top1": mean(np.mean(list(d["top1"].values())) for d in mixtures),
+        "lowest_group": lowest_group(mixtures),
         "true_share": mean(d["true_share"] for d in scored),
         "ece": calibration_error(np.sum(bins, axis=0)) if bins else None,
         "stability": mean(seed_stability(runs) for runs in by(documents, "data").values()),
@@ -61,13 +62,31 @@ def summary(documents: Sequence[Document]) -> dict[str, float | None]:
     return {name: None if value is None else round(value, 4) for name, value in figures.items()}
 
 
+def lowest_group(mixtures: Sequence[Document]) -> float | None:
+    """Of all true experts of all mixtures the lowest top-1, mean over seeds."""
+    rates = [
+        float(np.mean([d["top1"][group] for d in runs])) for runs in by(mixtures, "data").values() for group in runs[0]["top1"]
+    ]
+    return min(rates) if rates else None
+
+
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
 def objective_table(documents: Sequence[Document]) -> str:
     """One row per objective."""
-    heading = ["objective", "right", "top-1", "top-1 in mixtures", "true share", "ECE", "stability", "ceiling - score"]
+    heading = [
+        "objective",
+        "right",
+        "top-1",
+        "top-1 in mixtures",
+        "its lowest group",
+        "true share",
+        "ECE",
+        "stability",
+        "ceiling - score",
+    ]
     rows = []
     for (name,), runs in by(documents, "objective").items():
         figures = summary(runs)

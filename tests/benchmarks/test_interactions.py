@@ -41,6 +41,7 @@ def test_summary(documents: list[dict[str, Any]]) -> None:
     figures = summary(documents)
     assert figures["right"] == figures["top1"] == pytest.approx(0.5 / 3, abs=1e-4)
     assert figures["mixture_top1"] == 0.5
+    assert figures["lowest_group"] == 0.0
     assert figures["true_share"] == pytest.approx((0.1 + 0.1 + 0.4) / 3, abs=1e-4)
     assert figures["ece"] == pytest.approx((4 * 0.6 + abs(1.4 - 1)) / 6, abs=1e-4)
     assert figures["stability"] == 0.5  # the only pair: ranks 1.5, 3, 1.5, 4 and 3, 1.5, 1.5, 4
@@ -56,7 +57,7 @@ def test_summary_of_additive_data_alone(documents: list[dict[str, Any]]) -> None
 
 def test_tables(documents: list[dict[str, Any]]) -> None:
     """One row per objective, and one per data set that says what it is read as."""
-    assert objective_table(documents).splitlines()[2].startswith("| paper | 0.167 | 0.167 | 0.500 | 0.200 |")
+    assert objective_table(documents).splitlines()[2].startswith("| paper | 0.167 | 0.167 | 0.500 | 0.000 | 0.200 |")
     lines = data_table(documents).splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| xor", "| mixture", "| additive"]
     assert "synergy -> redundancy 0.60" in lines[0]
