@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from training.config import Config
 from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
+from training.model.fusion.short_attention import pays, short_attention
 
 Residual = Literal["input", "released"]
 
@@ -37,8 +38,11 @@ class SelfAttention(nn.Module):
         """(B, T, D) to (B, T, D)."""
         if torch.compiler.is_exporting():
             return self._written_out(x_BTD)
-        key_BTD, value_BTD = self.key_value(x_BTD).chunk(2, dim=-1)
-        query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (self.query(x_BTD), key_BTD, value_BTD))
+        query_BTD, key_value_BTE = self.query(x_BTD), self.key_value(x_BTD)
+        if self.training and pays(query_BTD, self.num_heads):
+            return self.projection(short_attention(query_BTD, key_value_BTE, self.num_heads))
+        key_BTD, value_BTD = key_value_BTE.chunk(2, dim=-1)
+        query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (query_BTD, key_BTD, value_BTD))
         mixed_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK)
         return self.projection(mixed_BHTK.transpose(1, 2).flatten(2))
 
