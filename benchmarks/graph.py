@@ -31,6 +31,7 @@ from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
 
 _PEAK_SIZE = 1024
+_LARGEST_TUNED = 64  # as the service does
 _SECONDS = 0.25  # of one round of one model
 
 
@@ -111,6 +112,7 @@ def main() -> None:
     model = Released(shape, folder).eval() if folder is not None else None
     bundle = reference.bundle(args.out) if model is None else released_bundle(model, args.out, shape)
     predictor = Predictor(bundle, provider="cpu", num_threads=args.threads)
+    predictor.tune(_LARGEST_TUNED)
     peak = peak_gflops()
     found = [measure(predictor, model, shape, int(batch), args.rounds) for batch in args.batches.split(",")]
     peak = max(peak, peak_gflops())
@@ -126,7 +128,12 @@ def main() -> None:
         "rounds": args.rounds,
         "peak_gflops": round(peak, 1),
     }
-    document |= {"batches": found, "machine": platform.machine(), "python": platform.python_version()}
+    document |= {
+        "single_thread_up_to": predictor.single_up_to,
+        "batches": found,
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
     print(json.dumps(document | {"versions": {p: version(p) for p in ("torch", "onnxruntime-gpu", "onnx")}}))
 
 

@@ -134,6 +134,7 @@ def load(port: int, body: Path, concurrency: int, seconds: float) -> dict[str, f
 def bare_ms(bundle: Bundle, threads: int) -> dict[int, float]:
     """Median milliseconds of session.run alone by batch size."""
     predictor = Predictor(bundle, provider="cpu", num_threads=threads)
+    predictor.tune(64)
     told = {}
     for size in (1, 8, 32, 64):
         inputs, _ = reference.rows(reference.Shape(), size)

@@ -171,6 +171,7 @@ def load_model(settings: Settings) -> tuple[Bundle, Predictor]:
     if settings.require_gpu and predictor.provider == CPU:
         raise InferenceError("I2MOE_REQUIRE_GPU is set, but the graph runs on the CPU")
     predictor.replay_example()
+    predictor.tune(settings.max_batch_size)
     warm_up(predictor, settings.max_batch_size)
     return bundle, predictor
 

@@ -8,7 +8,9 @@ import ctypes
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 # ONNX Runtime's builds report usage to their maker unless told not to before the import. A hospital's must not.
@@ -29,6 +31,8 @@ FloatArray = NDArray[np.float32]
 ProviderChoice = Literal["auto", "cuda", "cpu"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FLOAT32 = "tensor(float)"
+_LARGEST_TWICE = 64 << 20  # bytes of a graph that is opened once more for small batches
+_NUM_TIMED = 5
 
 # How far the example's answer may lie from the one recorded at export, as a share of max(1, |recorded|), by precision.
 # Another machine has other kernels: float32 differs in the last bits (TF32 is off), float16 holds 3 digits, and a quantised
@@ -77,6 +81,26 @@ def _interface(tensor: Any) -> str:
     return f"{tensor.type} {axes}"
 
 
+def _num_rows(arrays: Mapping[str, FloatArray]) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def _doubling(largest: int) -> Iterator[int]:
+    """1, 2, 4, ... up to `largest`."""
+    return (1 << power for power in range(largest.bit_length()))
+
+
+def _fastest_s(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few calls, after one to warm up."""
+    run()
+    times = []
+    for _ in range(_NUM_TIMED):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
 class Predictor:
     """A bundle's graph, loaded and ready. `run` may be called from several threads."""
 
@@ -90,6 +114,8 @@ class Predictor:
         self._bundle, self._num_threads = bundle, num_threads
         self._session = self._open_session(str(bundle.model_path), provider, _session_options(num_threads))
         self._check_interface()
+        self._single: ort.InferenceSession | None = None  # of one thread, for batches up to `single_up_to`
+        self.single_up_to = 0
         self._attribution_session: ort.InferenceSession | None = None
         self._opening = threading.Lock()
 
@@ -125,13 +151,34 @@ class Predictor:
 
     def run(self, arrays: dict[str, FloatArray]) -> Output:
         """One pass over (B, columns) float32 arrays, one per modality. Raises `InferenceError`."""
+        session = self._single if self._single is not None and _num_rows(arrays) <= self.single_up_to else self._session
         try:
-            output = Output(*self._session.run(OUTPUT_NAMES, arrays))
+            output = Output(*session.run(OUTPUT_NAMES, arrays))
         except Exception as error:
             raise InferenceError(f"the graph could not be run ({type(error).__name__})") from error
         if not all(np.isfinite(getattr(output, name)).all() for name in OUTPUT_NAMES):
             raise InferenceError("the graph answered with a number that is not finite")
         return output
+
+    def tune(self, largest: int) -> None:
+        """Find the batch sizes, up to `largest`, at which one thread is faster than all, and use one there.
+
+        Waking threads that sleep costs more than they bring to a small batch. Takes well under a second; does nothing on a GPU,
+        where there is one thread anyway, and where weights are too large to be held twice.
+        """
+        size = self._bundle.model_path.stat().st_size
+        if self.provider != CPU or self._num_threads == 1 or size > _LARGEST_TWICE:
+            return
+        single = self._open_session(str(self._bundle.model_path), "cpu", _session_options(1))
+        row = self.manifest.features.encode(self.manifest.example.record).arrays
+        faster = 0
+        for num_rows in _doubling(largest):
+            arrays = self.manifest.features.stack([row] * num_rows)
+            alone, together = (_fastest_s(partial(s.run, OUTPUT_NAMES, arrays)) for s in (single, self._session))
+            if alone > together:
+                break
+            faster = num_rows
+        self._single, self.single_up_to = (single, faster) if faster else (None, 0)
 
     def attribute(self, arrays: Mapping[str, FloatArray], label: FloatArray) -> Attribution:
         """Which features drove each expert on (B, columns) arrays, towards the label of each row, one-hot (B, C).

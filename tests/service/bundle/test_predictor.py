@@ -291,3 +291,55 @@ def test_importing_the_predictor_turns_telemetry_off() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "1"
+
+
+class Stopwatch:
+    """Seconds that a session of one thread, then one of all, are said to take for 1, 2, 4, ... rows."""
+
+    def __init__(self, *seconds: tuple[float, float]) -> None:
+        self.seconds = [second for pair in seconds for second in pair]
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        run()
+        return self.seconds.pop(0)
+
+
+def tuned(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> Predictor:
+    stopwatch = Stopwatch(*seconds)
+    monkeypatch.setattr(module, "_fastest_s", stopwatch)
+    predictor = Predictor(bundle, provider="cpu", num_threads=2)
+    predictor.tune(6)
+    assert not stopwatch.seconds
+    return predictor
+
+
+def test_small_batches_take_one_thread_where_that_is_faster(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the last size before all threads win; answers are those of one session, whichever ran."""
+    predictor = tuned(bundle, monkeypatch, (1, 2), (2, 2), (4, 3))
+    assert predictor.single_up_to == 2
+    plain = Predictor(bundle, provider="cpu", num_threads=1)
+    for size in (1, 2, 3, 8):
+        for name in OUTPUT_NAMES:
+            found, wanted = (getattr(p.run(some_arrays(size)), name) for p in (predictor, plain))
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_all_threads_are_used_where_they_always_win(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where they never do, one is used up to the largest size that was tried."""
+    assert tuned(bundle, monkeypatch, (2, 1)).single_up_to == 0
+    assert tuned(bundle, monkeypatch, (1, 2), (1, 2), (1, 2)).single_up_to == 4
+
+
+def test_nothing_is_tuned_where_there_is_nothing_to_choose(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread anyway, or a graph too large to be opened twice."""
+    monkeypatch.setattr(module, "_fastest_s", pytest.fail)
+    Predictor(bundle, provider="cpu", num_threads=1).tune(64)
+    monkeypatch.setattr(module, "_LARGEST_TWICE", 10)
+    Predictor(bundle, provider="cpu", num_threads=2).tune(64)
+
+
+def test_timing_takes_the_fastest_call() -> None:
+    """After one that warms up."""
+    calls = []
+    assert module._fastest_s(lambda: calls.append(1)) >= 0
+    assert len(calls) == module._NUM_TIMED + 1
