@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         """The same for a graph: matrices of two axes, and ONNX's own attention, which takes heads apart by itself."""
         _, num_tokens, hidden_dim = x_BTD.shape
         x_ND = x_BTD.reshape(-1, hidden_dim)
-        key_weight_DD, value_weight_DD = self.key_value.weight.chunk(2)
+        key_weight_DD, value_weight_DD = self.key_value.weight[:hidden_dim], self.key_value.weight[hidden_dim:]
         query, key, value = (
             F.linear(x_ND, weight_DD).view(-1, num_tokens, hidden_dim)
             for weight_DD in (self.query.weight, key_weight_DD, value_weight_DD)
