@@ -57,7 +57,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
 def test_two_processes_go_through_the_stages_of_one(tmp_path: Path) -> None:
     """Every stage of a decomposition has the losses of one process; teachers and what is fitted are the same in both."""
     quiet = {key: value for key, value in QUIET.items() if not key.startswith("objective")}
-    matching = {"shuffle_rate": 0.0, "head_dropout": 0.0, "min_steps": 0}
+    matching = {"shuffle_rate": 0.0, "head_dropout": 0.0, "min_steps": 0, "rate": 0.1}
     objective = {"kind": "decomposition", "masking": "zero", "class_weights": "balanced", "decomposition": matching}
     path = write_recipe(tmp_path, quiet | {"objective": objective}, modalities=ALL_MODALITIES)
     fit(load_recipe(path), tmp_path, tmp_path / "one")

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from training.data.dataset import Dataset
 from training.decomposition import decompose
 from training.inference import answers
-from training.model.dropout import Dropout
 from training.model.mixture import I2MoE
 from training.objectives.base import ALL, Losses, Objective, Shares, check_finite
 from training.objectives.config import DecompositionConfig
@@ -168,5 +167,5 @@ def shuffled(inputs: Sequence[Tensor], rate: float) -> list[Tensor]:
 def limit_dropout(model: nn.Module, largest: float) -> None:
     """Dropout of at most `largest`: a target that is known exactly needs little."""
     for module in model.modules():
-        if isinstance(module, Dropout):
+        if isinstance(module, nn.Dropout):
             module.p = min(module.p, largest)
