@@ -53,7 +53,8 @@ format: setup ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 
 bench: setup ## SUPPORT2: I2MoE, its backbone alone, LightGBM, logistic regression; last line JSON
-	$(BIN)/python -m benchmarks.results training/recipes/support2.toml --only transformer --out runs/results/support2
+	$(BIN)/python -m benchmarks.results training/recipes/support2.toml --only "transformer|decomposition" --out runs/results/support2 \
+	  --variants training/recipes/variants/objectives.toml --variants training/recipes/variants/backbones.toml
 
 bento: setup ## a Bento (needs no network)
 	$(BIN)/bentoml build
