@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from training.data.planted import NO_TRUTH
 
@@ -18,7 +17,7 @@ Floats = NDArray[np.floating]
 Names = Sequence[str] | NDArray[np.str_]
 
 NUM_BINS = 10
-TIE = 0.05  # mean shares are rounded to this before they are ranked: smaller differences are no difference
+TIE = 0.05  # smaller differences of mean shares are no difference
 
 
 def group_shares(share_NE: Floats, truth_N: Names) -> dict[str, list[float]]:
@@ -63,16 +62,21 @@ def calibration_error(bins: Sequence[Sequence[float]]) -> float:
 
 
 def rank_agreement(first_E: Sequence[float], second_E: Sequence[float]) -> float:
-    """Spearman correlation of two lists of mean shares rounded to TIE.
+    """Kendall's rank correlation of two lists of mean shares, in which differences below TIE are ties.
 
-    A list whose values are all tied ranks nothing: 1 where both are the same list, else 0.
+    The mean over pairs of experts of 1 where both lists order them alike or both tie them, -1 where they order them otherwise,
+    and 0 where one ties what the other orders. No rounding: its borders would part shares that hardly differ.
     """
-    first, second = (np.round(np.asarray(shares, float) / TIE).astype(int) for shares in (first_E, second_E))
-    if np.array_equal(first, second):
-        return 1.0
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return 0.0
-    return float(spearmanr(first, second).statistic)
+    orders = [_orders(np.asarray(shares, float)) for shares in (first_E, second_E)]
+    alike = np.where((orders[0] == 0) & (orders[1] == 0), 1, orders[0] * orders[1])
+    return float(alike.mean())
+
+
+def _orders(share_E: Floats) -> Floats:
+    """Of every pair of experts which has more: 1, -1, or 0 for a tie."""
+    first, second = np.triu_indices(len(share_E), k=1)
+    difference = share_E[first] - share_E[second]
+    return np.where(np.abs(difference) < TIE, 0, np.sign(difference))
 
 
 def stability(mean_shares: Sequence[Sequence[float]]) -> float:

@@ -13,7 +13,7 @@ is a JSON file in --out and is not run again while its settings are the same. Pr
                 have no truth and count in "right" alone
     true share  mean contribution share of each row's true expert
     ECE         expected calibration error of the dominant share as the probability that the expert is the true one
-    stability   mean over pairs of seeds of the Spearman correlation of mean shares rounded to 0.05
+    stability   mean over pairs of seeds of the Kendall correlation of mean shares, differences below 0.05 being ties
     score       accuracy or R2 beside the ceiling, which the answer before label noise reaches
 
 and, for additive data, which no single expert explains, how far shares are from equal uniqueness (0 ideal, 1 worst). Leaves

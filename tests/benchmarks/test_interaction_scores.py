@@ -70,11 +70,12 @@ def test_bins_of_runs_add_up() -> None:
         ([0.6, 0.21, 0.19], [0.6, 0.19, 0.21], 1.0),  # 0.02 is no difference
         ([0.34, 0.33, 0.33], [0.33, 0.34, 0.33], 1.0),  # nothing is ranked in either, and they agree
         ([0.34, 0.33, 0.33], [0.6, 0.3, 0.1], 0.0),  # one ranks, the other does not
-        ([0.25, 0.25], [0.5, 0.5], 0.0),  # tied at different shares
+        ([0.25, 0.25], [0.5, 0.5], 1.0),  # tied in both
+        ([0.6, 0.3, 0.1], [0.6, 0.12, 0.28], 1 / 3),  # one pair of three the other way round
     ],
 )
 def test_rank_agreement(first: list[float], second: list[float], expected: float) -> None:
-    """Spearman correlation of shares rounded to 0.05, defined for ties too."""
+    """Kendall's correlation with ties below 0.05, defined where all are tied, too."""
     assert scores.rank_agreement(first, second) == pytest.approx(expected)
 
 
