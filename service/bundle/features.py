@@ -26,8 +26,9 @@ _WHOLE_NUMBER_AS_FLOAT = re.compile(r"(0|-?[1-9][0-9]*)\.0")
 
 
 class Frozen(BaseModel):
-    """A part of the schema: unchangeable, and strict about what it is built from."""
+    """A part of the manifest, the schema included: unchangeable, and strict about what it is built from."""
 
+    # No NaN: JSON has none, so a manifest that holds one would be written and never opened again.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
