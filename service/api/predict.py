@@ -7,6 +7,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
 from prometheus_client import Histogram
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -18,11 +19,9 @@ from service.api.metrics import Metrics
 from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, check_media_type, headline, parse, read_body
 from service.api.runtime import CLOSING, Model, Runtime
-from service.bundle.answers import Prediction, build_predictions
+from service.bundle.answers import Answers, Prediction
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
-from service.bundle.explanation import decide
-from service.bundle.output import Output
 from service.bundle.schema import EncodedRecord, FeatureSchema
 
 T = TypeVar("T")
@@ -89,23 +88,22 @@ def _check_features(parsed: ParsedRequest, model: Model) -> None:
         raise InvalidInputError(f"explain {msg}", [Problem(("explain",), "no_attribution", msg)])
 
 
-async def _score(parsed: ParsedRequest, model: Model) -> Scored[Output]:
+async def _score(parsed: ParsedRequest, model: Model) -> Scored[Answers]:
     arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
     return await _submit(model.batcher, arrays, len(parsed.encoded))
 
 
-async def _attribute(parsed: ParsedRequest, scored: Scored[Output], model: Model) -> Scored[Attribution] | None:
+async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> Scored[Attribution] | None:
     """Attribute the contributions of every instance that was scored, towards its predicted label; None if none was."""
     if scored.output is None or model.attributions is None:
         return None
-    task, schema = model.manifest.task, model.manifest.features
     records = _without_failures(parsed, scored)
-    label = one_hot(decide(scored.output.prediction, task), len(task.labels))
-    arrays = {**schema.stack([record.arrays for record in records]), LABEL_INPUT: label}
+    label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
+    arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
     return await _submit(model.attributions, arrays, len(records))
 
 
-def _without_failures(parsed: ParsedRequest, scored: Scored[Output]) -> list[EncodedRecord]:
+def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:
     return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
 
 
@@ -119,19 +117,16 @@ async def _submit(batcher: Batcher[R], arrays: Arrays, size: int) -> Scored[R]:
 
 
 def _predictions(
-    parsed: ParsedRequest, scored: Scored[Output], model: Model, metrics: Metrics, attributed: Scored[Attribution] | None
+    parsed: ParsedRequest, scored: Scored[Answers], model: Model, metrics: Metrics, attributed: Scored[Attribution] | None
 ) -> list[Prediction]:
     """One entry per instance, in order: its prediction, or why there is none."""
     if scored.output is None:
         raise InferenceFailedError("the model failed on every instance")
-    manifest = model.manifest
-    records = _without_failures(parsed, scored)
-    told = _told(attributed, len(records), manifest.features) if attributed is not None else None
-    answers = build_predictions(
-        scored.output, records, [None] * len(records), manifest, with_explanation=parsed.explain, attributions=told
-    )
-    metrics.observe_predictions(answers, has_risk=manifest.task.kind != "regression", modalities=manifest.features.names)
-    metrics.observe_weights([expert.name for expert in manifest.experts], scored.output.expert_weights.T.tolist())
+    records, schema = _without_failures(parsed, scored), model.manifest.features
+    metrics.count_missing(records, schema.names)
+    told = _told(attributed, len(records), schema) if attributed is not None else None
+    ids = [None] * len(records)
+    answers = scored.output.predictions(records, ids, with_explanation=parsed.explain, attributions=told)
     return list(_merge(parsed, scored, iter(answers)))
 
 
@@ -141,7 +136,7 @@ def _told(attributed: Scored[Attribution], num_records: int, schema: FeatureSche
     return [None if position in attributed.failures else next(found) for position in range(num_records)]
 
 
-def _merge(parsed: ParsedRequest, scored: Scored[Output], answers: Iterator[Prediction]) -> Iterator[Prediction]:
+def _merge(parsed: ParsedRequest, scored: Scored[Answers], answers: Iterator[Prediction]) -> Iterator[Prediction]:
     position = 0
     for instance in parsed.instances:
         if instance.encoded is None:
@@ -158,7 +153,7 @@ def _failed(instance_id: str | int | None, code: str, message: str, problems: tu
     return {"id": instance_id, "status": "error", "error": {"code": code, "message": message, "detail": tell(problems)}}
 
 
-def _timing(scored: Scored[Output], attributed: Scored[Attribution] | None, total_s: float) -> dict[str, Any]:
+def _timing(scored: Scored[Answers], attributed: Scored[Attribution] | None, total_s: float) -> dict[str, Any]:
     attribution_s = {} if attributed is None else {"attribution": attributed.queue_s + attributed.inference_s}
     return {
         "queue": round(1000 * scored.queue_s, 3),

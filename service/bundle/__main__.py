@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from service.bundle.answers import Prediction, build_predictions, build_refusal
+from service.bundle.answers import Answers, Prediction, build_refusal
 from service.bundle.attribution import RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.explanation import decide
@@ -99,7 +99,7 @@ def _answers(
             return [build_refusal(ids[0], "INFERENCE_FAILED", error)]
         return [answer for record in records for answer in _answers(predictor, [record], with_features=with_features)]
     told = list(_attributed(predictor, output, encoded)) if with_features else None
-    return build_predictions(output, encoded, ids, predictor.manifest, attributions=told)
+    return Answers.of(output, predictor.manifest).predictions(encoded, ids, attributions=told)
 
 
 def _attributed(predictor: Predictor, output: Output, encoded: Sequence[EncodedRecord]) -> Iterator[RecordAttribution | None]:

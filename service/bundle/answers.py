@@ -3,44 +3,22 @@
 The same dictionaries leave the HTTP service and the command line; `service.api.models` documents their fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from service.bundle.attribution import ExpertAttribution, RecordAttribution
 from service.bundle.errors import Problem
-from service.bundle.explanation import Explanation, explain, risk_band, summarise
-from service.bundle.manifest import Manifest
+from service.bundle.explanation import DIGITS, Explanation, Floats, RecordExplanation, explain, risk_band, rounded, summarise
+from service.bundle.manifest import Manifest, TaskInfo
 from service.bundle.output import Output
 from service.bundle.schema import EncodedRecord
-from service.bundle.uncertainty import Uncertainty, assess, caution, tell
+from service.bundle.uncertainty import assess, caution, tell
 
 Prediction = dict[str, Any]
 _UNATTRIBUTED = "the contributions could not be attributed to features"
-_DIGITS = 6  # enough for every reader, and float32 holds no more
-
-
-def build_predictions(
-    output: Output,
-    records: Sequence[EncodedRecord],
-    ids: Sequence[str | None],
-    manifest: Manifest,
-    *,
-    with_explanation: bool = True,
-    attributions: Sequence[RecordAttribution | None] | None = None,
-) -> list[Prediction]:
-    """One prediction per record, in order. `output` holds the rows of exactly these records.
-
-    With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
-    """
-    explanation = explain(output, manifest.task, manifest.calibration)
-    info = manifest.uncertainty
-    uncertainty = None if info is None else assess(output.prediction, explanation, manifest.task, info)
-    batch = _Batch(output, explanation, manifest, uncertainty, attributions)
-    return [
-        batch.prediction(row, record, record_id, with_explanation=with_explanation)
-        for row, (record, record_id) in enumerate(zip(records, ids, strict=True))
-    ]
 
 
 def build_refusal(record_id: str | None, code: str, error: Exception, problems: Sequence[Problem] = ()) -> Prediction:
@@ -49,100 +27,172 @@ def build_refusal(record_id: str | None, code: str, error: Exception, problems: 
     return {"id": record_id, "status": "error", "error": {"code": code, "message": str(error), "detail": detail}}
 
 
+class _Record(NamedTuple):
+    """What is known of one scored record, in Python's own numbers; those of the answer are rounded."""
+
+    exact: list[float]  # its prediction, not rounded
+    prediction: list[float]
+    stated: float  # the risk for binary tasks, else the predicted label's probability or value
+    explanation: RecordExplanation
+    agreement: float
+    weight: list[float]
+    probability: list[float]  # what each expert alone would state
+    logits: list[list[float]]
+    contribution: list[float]
+    share: list[float]
+    uncertainty: dict[str, Any] | None  # None where the bundle does not say
+
+
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """A scored batch and its explanation, from which the rows are told one by one."""
+class Answers:
+    """B scored records, explained all at once and told one by one; can be taken apart and joined like rows.
 
-    output: Output
-    explanation: Explanation
+    Numpy costs as much for one record as for a hundred, so all arithmetic happens in `of`, for the whole batch.
+    """
+
     manifest: Manifest
-    uncertainty: Uncertainty | None  # None for a bundle that does not say
-    attributions: Sequence[RecordAttribution | None] | None
+    records: Sequence[_Record]
 
-    def prediction(self, row: int, record: EncodedRecord, record_id: str | None, *, with_explanation: bool) -> Prediction:
-        task = self.manifest.task
-        label = int(self.explanation.label[row])
-        probabilities = _rounded(self.output.prediction[row])
+    @classmethod
+    def of(cls, output: Output, manifest: Manifest) -> "Answers":
+        """Explain the rows of `output` and say how sure each is."""
+        task, info = manifest.task, manifest.uncertainty
+        explanation = explain(output, task, manifest.calibration)
+        sure = None if info is None else assess(output.prediction, explanation, task, info)
+        columns = (
+            output.prediction.tolist(),
+            rounded(output.prediction),
+            rounded(_stated(output.prediction, explanation, task)),
+            explanation.records(),
+            rounded(explanation.agreement),
+            rounded(explanation.weight),
+            rounded(_stated(explanation.expert_prediction, explanation, task)),
+            rounded(output.expert_logits),
+            rounded(explanation.contribution),
+            rounded(explanation.share),
+            [None] * len(output) if sure is None or info is None else tell(sure, output.prediction, task=task, info=info),
+        )
+        return cls(manifest, [_Record(*record) for record in zip(*columns, strict=True)])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def rows(self, rows: slice) -> "Answers":
+        """Those of some of the records."""
+        return Answers(self.manifest, self.records[rows])
+
+    @classmethod
+    def join(cls, parts: Sequence["Answers"]) -> "Answers":
+        """Those of several batches, one after the other."""
+        return cls(parts[0].manifest, [record for part in parts for record in part.records])
+
+    @property
+    def labels(self) -> list[int]:
+        """The position of each record's predicted label."""
+        return [record.explanation.label for record in self.records]
+
+    @property
+    def weights(self) -> list[list[float]]:
+        """Each record's weights, one per expert."""
+        return [record.weight for record in self.records]
+
+    @property
+    def stated(self) -> list[float]:
+        """The probability that each record's answer states: the risk for binary tasks, else the predicted label's."""
+        return [record.stated for record in self.records]
+
+    @property
+    def uncertainties(self) -> list[dict[str, Any]]:
+        """How sure each prediction is, as it is told; empty where the bundle does not say."""
+        return [record.uncertainty for record in self.records if record.uncertainty is not None]
+
+    def predictions(
+        self,
+        encoded: Sequence[EncodedRecord],
+        ids: Sequence[str | int | None],
+        *,
+        with_explanation: bool = True,
+        attributions: Sequence[RecordAttribution | None] | None = None,
+    ) -> list[Prediction]:
+        """One prediction per record, in order; `encoded` are the same records as they were sent.
+
+        With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
+        """
+        attributed = [None] * len(self) if attributions is None else attributions
+        told = []
+        for record, sent, record_id, attribution in zip(self.records, encoded, ids, attributed, strict=True):
+            prediction = self._prediction(record, record_id)
+            if with_explanation:
+                prediction["explanation"] = self._explanation(record, attribution)
+            unattributed = attributions is not None and attribution is None
+            prediction["missing"] = list(sent.missing)
+            prediction["warnings"] = [*sent.warnings, *([_UNATTRIBUTED] if unattributed else [])]
+            told.append(prediction)
+        return told
+
+    def _prediction(self, record: _Record, record_id: str | int | None) -> Prediction:
+        task, label = self.manifest.task, record.explanation.label
         told: Prediction = {
             "id": record_id,
             "status": "ok",
             "label": task.labels[label],
-            "probability": probabilities[self.stated(row)],
-            "probabilities": dict(zip(task.labels, probabilities, strict=True)),
-            "risk_band": risk_band(float(self.output.prediction[row, -1]), task),
+            "probability": record.stated,
+            "probabilities": dict(zip(task.labels, record.prediction, strict=True)),
+            "risk_band": risk_band(record.exact[-1], task),
         }
-        uncertainty = self._uncertainty(row)
-        if uncertainty is not None:  # belongs to the prediction, explained or not
-            told["uncertainty"] = uncertainty
-        if with_explanation:
-            told["explanation"] = self._explanation(row, uncertainty)
-        told["missing"] = list(record.missing)
-        unattributed = self.attributions is not None and self.attributions[row] is None
-        told["warnings"] = [*record.warnings, *([_UNATTRIBUTED] if unattributed else [])]
+        if record.uncertainty is not None:  # belongs to the prediction, explained or not
+            told["uncertainty"] = record.uncertainty
         return told
 
-    def stated(self, row: int) -> int:
-        """Whose probability is stated: the event's for binary tasks (the risk), else the predicted label's."""
-        return len(self.manifest.task.labels) - 1 if self.manifest.task.kind == "binary" else int(self.explanation.label[row])
+    def _explanation(self, record: _Record, attribution: RecordAttribution | None) -> dict[str, Any]:
+        dominant = record.explanation.dominant
+        leading = attribution[dominant].features if attribution is not None else ()
+        return {
+            "dominant": self.manifest.experts[dominant].name,
+            "agreement": record.agreement,
+            "summary": self._summary(record, leading),
+            "experts": list(self._experts(record, attribution)),
+        }
 
-    def _uncertainty(self, row: int) -> dict[str, Any] | None:
-        info, task = self.manifest.uncertainty, self.manifest.task
-        if self.uncertainty is None or info is None:
-            return None
-        return tell(self.uncertainty, row, self.output.prediction[row], task=task, info=info)
-
-    def _summary(self, row: int, uncertainty: dict[str, Any] | None, leading: Sequence[tuple[str, float]]) -> str:
+    def _summary(self, record: _Record, leading: Sequence[tuple[str, float]]) -> str:
         manifest, info = self.manifest, self.manifest.uncertainty
-        label = manifest.task.labels[self.explanation.label[row]]
+        label = manifest.task.labels[record.explanation.label]
         return summarise(
-            self.explanation,
-            row,
-            self.output.prediction[row],
+            record.explanation,
+            record.exact,
             task=manifest.task,
             experts=manifest.experts,
             leading=leading,
-            caution="" if uncertainty is None or info is None else caution(uncertainty, label, info),
+            caution="" if record.uncertainty is None or info is None else caution(record.uncertainty, label, info),
         )
 
-    def _explanation(self, row: int, uncertainty: dict[str, Any] | None) -> dict[str, Any]:
-        manifest, explanation = self.manifest, self.explanation
-        dominant = int(explanation.dominant[row])
-        attribution = self.attributions[row] if self.attributions is not None else None
-        leading = attribution[dominant].features if attribution is not None else ()
-        return {
-            "dominant": manifest.experts[dominant].name,
-            "agreement": _rounded(explanation.agreement[row]),
-            "summary": self._summary(row, uncertainty, leading),
-            "experts": [
-                self._expert(row, e) | (_tell_features(attribution[e]) if attribution is not None else {})
-                for e in range(len(manifest.experts))
-            ],
-        }
+    def _experts(self, record: _Record, attribution: RecordAttribution | None) -> Iterator[dict[str, Any]]:
+        for e, expert in enumerate(self.manifest.experts):
+            told = {
+                "name": expert.name,
+                "kind": expert.kind,
+                "modality": expert.modality,
+                "weight": record.weight[e],
+                "probability": record.probability[e],
+                "logits": record.logits[e],
+                "contribution": record.contribution[e],
+                "contribution_share": record.share[e],
+            }
+            yield told if attribution is None else told | _tell_features(attribution[e])
 
-    def _expert(self, row: int, e: int) -> dict[str, Any]:
-        expert, explanation = self.manifest.experts[e], self.explanation
-        return {
-            "name": expert.name,
-            "kind": expert.kind,
-            "modality": expert.modality,
-            "weight": _rounded(explanation.weight[row, e]),
-            "probability": _rounded(explanation.expert_prediction[row, e, self.stated(row)]),
-            "logits": _rounded(self.output.expert_logits[row, e]),
-            "contribution": _rounded(explanation.contribution[row, e]),
-            "contribution_share": _rounded(explanation.share[row, e]),
-        }
+
+def _stated(prediction: Floats, explanation: Explanation, task: TaskInfo) -> Floats:
+    """Of predictions (B, ..., C) what is stated (B, ...): the event for binary tasks (the risk), else the predicted label."""
+    if task.kind == "binary":
+        return prediction[..., -1]
+    stated: Floats = prediction[np.arange(len(prediction)), ..., explanation.label]
+    return stated
 
 
 def _tell_features(attribution: ExpertAttribution) -> dict[str, Any]:
     return {
-        "features": [{"name": name, "attribution": round(value, _DIGITS)} for name, value in attribution.features],
-        "rest": round(attribution.rest, _DIGITS),
-        "base": round(attribution.base, _DIGITS),
-        "gap": round(attribution.gap, _DIGITS),
+        "features": [{"name": name, "attribution": round(value, DIGITS)} for name, value in attribution.features],
+        "rest": round(attribution.rest, DIGITS),
+        "base": round(attribution.base, DIGITS),
+        "gap": round(attribution.gap, DIGITS),
     }
-
-
-def _rounded(values: Any) -> Any:
-    """A numpy scalar or row as Python floats of six decimals."""
-    plain = values.tolist()
-    return [round(v, _DIGITS) for v in plain] if isinstance(plain, list) else round(plain, _DIGITS)

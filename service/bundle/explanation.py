@@ -16,6 +16,7 @@ Plain numpy over whole batches; knows nothing of graphs, requests or torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,13 @@ from service.bundle.output import Output
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 
+DIGITS = 6  # of every number that is told: enough for every reader, and float32 holds no more
 _NUM_LEADING = 2  # features that a sentence names
+
+
+def rounded(values: Floats) -> Any:
+    """Python's own numbers, of `DIGITS` decimals, in lists of the array's shape."""
+    return np.round(values.astype(np.float64), DIGITS).tolist()
 
 
 def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
@@ -80,6 +87,18 @@ def margins(logits_C: Floats, task: TaskInfo) -> Floats:
     return margin_C
 
 
+class RecordExplanation(NamedTuple):
+    """The explanation of one record, in Python's own numbers; the fields of `Explanation`."""
+
+    label: int
+    weight: list[float]
+    contribution: list[float]
+    share: list[float]
+    dominant: int
+    agreement: float
+    expert_prediction: list[list[float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """The explanation of B records by E experts. `label` is the explained label: the predicted one unless said otherwise."""
@@ -91,6 +110,11 @@ class Explanation:
     dominant: Ints  # (B,), the expert with the largest share
     agreement: Floats  # (B,), share of experts that alone would answer `label`
     expert_prediction: Floats  # (B, E, C), what each expert alone would answer, calibrated like the mixture
+
+    def records(self) -> list[RecordExplanation]:
+        """Record by record: taking one number at a time out of an array costs more than all the arithmetic."""
+        columns = (getattr(self, name).tolist() for name in RecordExplanation._fields)
+        return [RecordExplanation(*record) for record in zip(*columns, strict=True)]
 
 
 def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label: Ints | None = None) -> Explanation:
@@ -135,14 +159,14 @@ def risk_band(risk: float, task: TaskInfo) -> str | None:
     """
     if not task.risk_bands:
         return None
-    below = (band.name for band in task.risk_bands if np.float32(risk) < np.float32(band.below))
+    exact = np.float32(risk)
+    below = (band.name for band in task.risk_bands if exact < np.float32(band.below))
     return next(below, task.risk_bands[-1].name)
 
 
 def summarise(
-    explanation: Explanation,
-    row: int,
-    prediction_C: Floats,
+    explanation: RecordExplanation,
+    prediction_C: Sequence[float],
     *,
     task: TaskInfo,
     experts: Sequence[ExpertInfo],
@@ -155,42 +179,41 @@ def summarise(
     sentence names them and never their values. A single expert is a baseline: it is compared with nobody, and the sentence
     says so.
     """
-    label = int(explanation.label[row])
+    label = explanation.label
     after = f" {caution}" if caution else ""
     if len(experts) == 1:
         return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
-    parts = [_headline(prediction_C, label, task), _strongest(explanation, row, task=task, experts=experts)]
-    if leading and explanation.contribution[row, explanation.dominant[row]] != 0:
-        own = experts[int(explanation.dominant[row])].modality
+    parts = [_headline(prediction_C, label, task), _strongest(explanation, task=task, experts=experts)]
+    if leading and explanation.contribution[explanation.dominant] != 0:
+        own = experts[explanation.dominant].modality
         parts.append(_leading(leading, label, task, own))
     if task.kind != "regression":
-        parts.append(f"{_agreeing(float(explanation.agreement[row]), len(experts))} alone would say {task.labels[label]}")
+        parts.append(f"{_agreeing(explanation.agreement, len(experts))} alone would say {task.labels[label]}")
     return "; ".join(parts) + "." + after
 
 
-def _headline(prediction_C: Floats, label: int, task: TaskInfo) -> str:
+def _headline(prediction_C: Sequence[float], label: int, task: TaskInfo) -> str:
     if task.kind == "regression":
         return f"Predicted {task.outcome}: {prediction_C[0]:.3g}"
     if task.kind != "binary":
         return f"Predicted {task.outcome}: {task.labels[label]} ({_percent(prediction_C[label])})"
-    band = risk_band(float(prediction_C[-1]), task)
+    band = risk_band(prediction_C[-1], task)
     return f"Risk of {task.outcome}: {_percent(prediction_C[-1])}{f' ({band})' if band else ''}"
 
 
 def _percent(probability: float) -> str:
     """A probability in words that never claim certainty."""
-    rounded = round(100 * float(probability))
+    rounded = round(100 * probability)
     return {0: "less than 1 %", 100: "more than 99 %"}.get(rounded, f"{rounded} %")
 
 
-def _strongest(explanation: Explanation, row: int, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
-    dominant = int(explanation.dominant[row])
-    contribution = float(explanation.contribution[row, dominant])
+def _strongest(explanation: RecordExplanation, *, task: TaskInfo, experts: Sequence[ExpertInfo]) -> str:
+    dominant, contribution = explanation.dominant, explanation.contribution[explanation.dominant]
     if contribution == 0:
         return "no expert points either way"
     role = describe_expert(experts[dominant], [e.modality for e in experts if e.modality is not None])
-    direction = _direction(contribution, int(explanation.label[row]), task)
-    return f"the strongest evidence, {role} ({100 * explanation.share[row, dominant]:.0f} % of all evidence), points {direction}"
+    direction = _direction(contribution, explanation.label, task)
+    return f"the strongest evidence, {role} ({100 * explanation.share[dominant]:.0f} % of all evidence), points {direction}"
 
 
 def _leading(features: Sequence[tuple[str, float]], label: int, task: TaskInfo, own: str | None) -> str:

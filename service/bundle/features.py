@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from types import NoneType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from service.bundle.text import tfidf_vector
 
 FloatArray = NDArray[np.float32]
 Encoded = tuple[float | FloatArray, str | None]  # what goes into the columns, and a warning
+_PLAIN_NUMBERS = {float, int}
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KIND_NAMES = {str: "a string", bool: "a boolean", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
 # Whole numbers as pandas and spreadsheets write them when a column has gaps.
@@ -71,16 +72,25 @@ def read_number(value: object) -> float:
 
 def read_numbers(value: object) -> NDArray[np.float64]:
     """Numbers in (nested) lists or an array, null as NaN; strings, booleans, infinity and ragged lists are refused."""
+    if isinstance(value, list) and set(map(type, value)) <= _PLAIN_NUMBERS:
+        return _within_float32(_as_float64(value))
     array = value if isinstance(value, np.ndarray) else np.asarray(value, object)
     if array.dtype.kind not in "Oiuf":
         raise UnfitValueError("array_type", f"must hold numbers, found {array.dtype}")
     cell_types = set(map(type, array.ravel().tolist())) if array.dtype.kind == "O" else ()
     if not all(t is NoneType or _is_number_type(t) for t in cell_types):
         raise UnfitValueError("array_type", "must hold numbers in lists of equal length")
+    return _within_float32(_as_float64(array))
+
+
+def _as_float64(numbers: list[float] | NDArray[Any]) -> NDArray[np.float64]:
     try:
-        numbers = array.astype(np.float64)
+        return np.asarray(numbers, np.float64)
     except OverflowError:  # a whole number of hundreds of digits
-        numbers = np.full(array.shape, np.inf)
+        return np.full(np.shape(numbers), np.inf)
+
+
+def _within_float32(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     if (np.abs(numbers) > _FLOAT32_MAX).any():
         raise UnfitValueError("finite_number", "must hold finite numbers within the range of 32-bit floats")
     return numbers
@@ -140,6 +150,11 @@ class BaseFeature(Frozen):
         """Check this feature's finite numbers (NaN where missing) of a flat vector; answer a warning as `encode` does."""
         del cells
         return None
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether `check_cells` may have something to say."""
+        return type(self).check_cells is not BaseFeature.check_cells
 
 
 class NumericFeature(BaseFeature):

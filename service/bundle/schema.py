@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from service.bundle.errors import InvalidRecordError, Problem
@@ -76,6 +77,11 @@ class Modality(Frozen):
     def by_name(self) -> dict[str, tuple[Feature, slice]]:
         """Feature name to the feature and its columns, in schema order."""
         return {feature.name: (feature, columns) for feature, columns in self.columns()}
+
+    @cached_property
+    def with_rules(self) -> tuple[tuple[Feature, slice], ...]:
+        """The features, with their columns, that look at the numbers of a flat vector."""
+        return tuple((feature, columns) for feature, columns in self.columns() if feature.has_rules)
 
     @cached_property
     def column_owners(self) -> list[str]:
@@ -150,9 +156,10 @@ class _Reader:
             msg = f"must have {modality.width} values, found {len(values)}"
             self.refuse((modality.name,), "vector_length", msg)
             return
-        cells = self._read_cells(modality, values)
-        row[:] = cells
-        for feature, columns in modality.by_name.values():
+        numbers = self._read_cells(modality, values)
+        row[:] = numbers
+        cells = numbers.tolist() if modality.with_rules else ()
+        for feature, columns in modality.with_rules:
             try:
                 warning = feature.check_cells(cells[columns])
             except UnfitValueError as error:
@@ -161,16 +168,15 @@ class _Reader:
             if warning is not None:
                 self._warn(modality, feature, warning)
 
-    def _read_cells(self, modality: Modality, values: Sequence[object]) -> list[float]:
+    def _read_cells(self, modality: Modality, values: Sequence[object]) -> NDArray[np.float64]:
         """A flat vector's numbers, NaN where missing or refused."""
         try:
             numbers = read_numbers(values)  # all at once, for images
         except UnfitValueError:
             numbers = None
         if numbers is not None and numbers.ndim == 1:
-            cells: list[float] = numbers.tolist()
-            return cells
-        return [self._read_cell(modality, position, value) for position, value in enumerate(values)]
+            return numbers
+        return np.array([self._read_cell(modality, position, value) for position, value in enumerate(values)])
 
     def _read_cell(self, modality: Modality, position: int, value: object) -> float:
         if is_missing(value):
@@ -186,6 +192,8 @@ class _Reader:
 
     def _note_missing(self, modality: Modality, row: FloatArray, *, required: bool) -> None:
         gaps = np.isnan(row).nonzero()[0].tolist()
+        if not gaps:
+            return
         if len(gaps) < len(row):
             owners = modality.column_owners
             self.missing += [f"{modality.name}.{name}" for name in dict.fromkeys(owners[gap] for gap in gaps)]

@@ -33,11 +33,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.explanation import Explanation, Floats, join_words
+from service.bundle.explanation import DIGITS, Explanation, Floats, join_words, rounded
 from service.bundle.manifest import TaskInfo, UncertaintyInfo
 
 Booleans = NDArray[np.bool_]
-_DIGITS = 6
 _EVEN = 0.5  # multilabel: from which probability a label counts as present
 
 
@@ -136,36 +135,37 @@ def _abstains(
     return ~np.take_along_axis(sure_BC, explanation.label[:, None], axis=1)[:, 0]
 
 
-def tell(uncertainty: Uncertainty, row: int, prediction_C: Floats, *, task: TaskInfo, info: UncertaintyInfo) -> dict[str, Any]:
-    """One prediction's uncertainty as a client reads it; what the kind of task does not have is left out."""
-    told: dict[str, Any] = {}
+def tell(uncertainty: Uncertainty, prediction_BC: Floats, *, task: TaskInfo, info: UncertaintyInfo) -> list[dict[str, Any]]:
+    """Every prediction's uncertainty as a client reads it; what the kind of task does not have is left out."""
+    num_records, half_width = len(prediction_BC), uncertainty.half_width
+    told: dict[str, list[Any]] = {}
     if uncertainty.possible is None:
-        told["interval"] = _interval(float(prediction_C[0]), uncertainty.half_width)
+        told["interval"] = [_interval(value, half_width) for value in prediction_BC[:, 0].tolist()]
     else:
-        told["set"] = _names(uncertainty.possible[row], task)
+        told["set"] = _names(uncertainty.possible, task)
     if uncertainty.sure is not None:
-        told["sure"] = _names(uncertainty.sure[row], task)
-    told["coverage"] = info.coverage
+        told["sure"] = _names(uncertainty.sure, task)
+    told["coverage"] = [info.coverage] * num_records
     if uncertainty.entropy is not None:
-        told["entropy"] = round(float(uncertainty.entropy[row]), _DIGITS)
+        told["entropy"] = rounded(uncertainty.entropy)
     else:
-        told["half_width"] = None if uncertainty.half_width is None else round(uncertainty.half_width, _DIGITS)
+        told["half_width"] = [None if half_width is None else round(half_width, DIGITS)] * num_records
     disagreement_B, flagged_B = uncertainty.disagreement, uncertainty.experts_disagree
-    told["disagreement"] = None if disagreement_B is None else round(float(disagreement_B[row]), _DIGITS)
-    told["abstain"] = bool(uncertainty.abstain[row])
-    told["experts_disagree"] = None if flagged_B is None else bool(flagged_B[row])
-    return told
+    told["disagreement"] = [None] * num_records if disagreement_B is None else rounded(disagreement_B)
+    told["abstain"] = uncertainty.abstain.tolist()
+    told["experts_disagree"] = [None] * num_records if flagged_B is None else flagged_B.tolist()
+    return [dict(zip(told, record, strict=True)) for record in zip(*told.values(), strict=True)]
 
 
-def _names(chosen_C: Booleans, task: TaskInfo) -> list[str]:
-    return [name for name, is_chosen in zip(task.labels, chosen_C, strict=True) if is_chosen]
+def _names(chosen_BC: Booleans, task: TaskInfo) -> list[list[str]]:
+    return [[name for name, is_chosen in zip(task.labels, row, strict=True) if is_chosen] for row in chosen_BC.tolist()]
 
 
 def _interval(value: float, half_width: float | None) -> list[float | None]:
     """Its two ends; None for an end that is not bounded."""
     if half_width is None:
         return [None, None]
-    return [round(value - half_width, _DIGITS), round(value + half_width, _DIGITS)]
+    return [round(value - half_width, DIGITS), round(value + half_width, DIGITS)]
 
 
 def caution(told: dict[str, Any], label: str, info: UncertaintyInfo) -> str:

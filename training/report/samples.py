@@ -134,7 +134,7 @@ def _tell(rows: ExplainedRows, row: int, rule: _Rule) -> Sample:
         title=rule.title,
         rule=rule.text,
         row=row + 1,
-        summary=summarise(explanation, row, prediction_C, task=task, experts=rows.experts),
+        summary=summarise(explanation.records()[row], prediction_C.tolist(), task=task, experts=rows.experts),
         true=_true_text(rows, row),
         predicted=task.labels[label] if of_labels else f"{prediction_C[0]:.3f}",
         correct=bool(_is_right(rows)[row]) if of_labels else None,

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Histogram
 
-from service.api.metrics import OTHER_ROUTE, ROUTES, Metrics, route_label
+from service.api.metrics import OTHER_ROUTE, ROUTES, BatchHistogram, Metrics, route_label
 from tests.service.api.in_process import Client, serving
 from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
 
@@ -46,6 +47,25 @@ def test_drift_is_observed(tiny_path: Path) -> None:
         assert client.metric('i2moe_expert_weight_sum{expert="synergy"}') == pytest.approx(0.4)
         assert client.metric('i2moe_missing_modality_total{modality="history"}') == 1
         assert client.metric('i2moe_missing_modality_total{modality="labs"}') == 0
+
+
+def test_a_batch_of_observations_is_as_many_observations() -> None:
+    """Sum, count and every bucket are those of one call per value, limits included."""
+    values = [0.0, 0.1, 0.1000001, 0.55, 1.0, 7.0]
+    together, apart = (BatchHistogram("h", "h", buckets=(0.1, 0.5, 1.0), registry=CollectorRegistry()) for _ in range(2))
+    together.observe_many(values)
+    for value in values:
+        apart.observe(value)
+    assert told(together) == told(apart)
+    assert told(together)["h_bucket", "0.1"] == 2
+    together.observe_many([])
+    assert told(together) == told(apart)
+
+
+def told(histogram: Histogram) -> dict[tuple[str, str], float]:
+    """Every sample by name and bucket, but not when the histogram was made."""
+    (metric,) = histogram.collect()
+    return {(s.name, s.labels.get("le", "")): s.value for s in metric.samples if not s.name.endswith("_created")}
 
 
 def test_raised_flags_are_counted(tmp_path: Path) -> None:

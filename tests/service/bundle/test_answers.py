@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle.answers import build_predictions, build_refusal
+from service.bundle.answers import Answers, build_refusal
 from service.bundle.errors import InvalidRecordError
 from service.bundle.explanation import calibrate
 from service.bundle.manifest import FileInfo, Manifest, TaskInfo
@@ -21,7 +21,7 @@ def predictions(*records: dict[str, Any], with_explanation: bool = True) -> list
     encoded = [MANIFEST.features.encode(record) for record in records]
     output = tiny_output(**MANIFEST.features.stack([record.arrays for record in encoded]))
     ids = [record.get("id") for record in records]
-    return build_predictions(output, encoded, ids, MANIFEST, with_explanation=with_explanation)
+    return Answers.of(output, MANIFEST).predictions(encoded, ids, with_explanation=with_explanation)
 
 
 def test_the_example_is_told_as_computed_by_hand() -> None:
@@ -118,7 +118,7 @@ def test_other_tasks_state_the_predicted_label(task: TaskInfo, logits: list[floa
     logits_BC = np.float32([logits])
     experts_BEC = np.repeat(logits_BC[:, None], len(EXPERTS), axis=1)
     output = Output(calibrate(logits_BC, task, calibration), logits_BC, np.float32([WEIGHTS]), experts_BEC)
-    (told,) = build_predictions(output, [manifest.features.encode(tiny_example())], [None], manifest)
+    (told,) = Answers.of(output, manifest).predictions([manifest.features.encode(tiny_example())], [None])
     assert expected == {key: told[key] for key in expected}
     assert [expert["probability"] for expert in told["explanation"]["experts"]] == [told["probability"]] * len(EXPERTS)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from service.bundle.explanation import (
+    Explanation,
     agreement_table,
     calibrate,
     contributions,
@@ -94,8 +95,8 @@ def test_an_explanation_is_consistent(case: tuple[TaskInfo, Output]) -> None:
     np.testing.assert_array_equal(magnitude[rows, explanation.dominant], magnitude.max(axis=1))
     assert ((explanation.agreement >= 0) & (explanation.agreement <= 1)).all()
     np.testing.assert_array_equal(explanation.label, decide(output.prediction, task))
-    for row in rows:
-        sentence = summarise(explanation, row, output.prediction[row], task=task, experts=EXPERTS)
+    for record, prediction in zip(explanation.records(), output.prediction.tolist(), strict=True):
+        sentence = summarise(record, prediction, task=task, experts=EXPERTS)
         assert sentence.isprintable()
         assert "nan" not in sentence
         assert sentence.endswith(".")
@@ -154,7 +155,7 @@ def test_neutral_experts_share_equally() -> None:
     output = output_of([[0.5, 0.5]], np.zeros((1, 2, 2)), BINARY)
     explanation = explain(output, BINARY, identity(BINARY))
     assert explanation.share.tolist() == [[0.5, 0.5]]
-    sentence = summarise(explanation, 0, output.prediction[0], task=BINARY, experts=EXPERTS[:2])
+    sentence = told(explanation, output, task=BINARY, experts=EXPERTS[:2])
     assert sentence == (
         "Risk of death in hospital: 50 % (moderate); no expert points either way; all 2 experts alone would say dead."
     )
@@ -168,7 +169,7 @@ def test_another_label_can_be_explained() -> None:
     np.testing.assert_array_equal(against.contribution, -towards.contribution)
     np.testing.assert_array_equal(against.share, towards.share)
     assert against.agreement.tolist() == [0.25]
-    sentences = [summarise(e, 0, output.prediction[0], task=BINARY, experts=EXPERTS) for e in (towards, against)]
+    sentences = [told(explanation, output, task=BINARY, experts=EXPERTS) for explanation in (towards, against)]
     assert all("points towards dead" in sentence for sentence in sentences)
 
 
@@ -250,11 +251,15 @@ def test_experts_are_described_for_people() -> None:
     assert describe_expert(EXPERTS[2], []) == "the interplay of the modalities"
 
 
+def told(explanation: Explanation, output: Output, **arguments: Any) -> str:
+    """The summary of the first record."""
+    return summarise(explanation.records()[0], output.prediction[0].tolist(), **arguments)
+
+
 def sentence(weights: Any, logits: Any, task: TaskInfo, **calibration: float) -> str:
     """The summary of one record."""
     output = output_of([weights], [logits], task, **calibration)
-    explanation = explain(output, task, identity(task, **calibration))
-    return summarise(explanation, 0, output.prediction[0], task=task, experts=EXPERTS[: len(weights)])
+    return told(explain(output, task, identity(task, **calibration)), output, task=task, experts=EXPERTS[: len(weights)])
 
 
 def test_the_sentence_of_a_binary_task() -> None:
@@ -273,13 +278,13 @@ def test_the_sentence_of_a_binary_task() -> None:
 def test_the_sentence_says_whose_another_modalitys_feature_is() -> None:
     """An expert of one modality may name another's; one of all modalities names features alone."""
     leading = [("vital_signs.hr", 0.5), ("labs.crea", -0.4)]
-    told = {}
+    sentences = {}
     for dominant in (0, 2):
         output = output_of([np.eye(4)[dominant]], [[[0, 2]] * 4], BINARY)
         explanation = explain(output, BINARY, identity(BINARY))
-        told[dominant] = summarise(explanation, 0, output.prediction[0], task=BINARY, experts=EXPERTS, leading=leading)
-    assert "within it hr of vital_signs (towards dead) and crea (towards alive) weigh most" in told[0]
-    assert "within it hr (towards dead) and crea (towards alive) weigh most" in told[2]
+        sentences[dominant] = told(explanation, output, task=BINARY, experts=EXPERTS, leading=leading)
+    assert "within it hr of vital_signs (towards dead) and crea (towards alive) weigh most" in sentences[0]
+    assert "within it hr (towards dead) and crea (towards alive) weigh most" in sentences[2]
 
 
 def test_the_sentence_of_a_single_expert() -> None:
