@@ -17,7 +17,7 @@ from service.api.batcher import Arrays, Batcher, BatcherClosedError, QueueFullEr
 from service.api.errors import DeadlineError, InferenceFailedError, InvalidInputError, NotReadyError, OverloadedError, tell
 from service.api.metrics import Metrics
 from service.api.middleware import request_info
-from service.api.requests import ParsedRequest, check_media_type, headline, parse, read_body
+from service.api.requests import ParsedRequest, check_media_type, headline, read_body
 from service.api.runtime import CLOSING, Model, Runtime
 from service.bundle.answers import Answers, Prediction
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
@@ -49,8 +49,7 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics = runtime.settings, runtime.metrics
     body = await read_body(request, settings.max_body_bytes)
     with _timed(metrics.preprocess):
-        read = partial(parse, body, model.manifest.features, max_instances=settings.max_instances)
-        parsed = await _aside(read, large=len(body) > _LARGE_BODY_BYTES)
+        parsed = await _aside(partial(model.reader.read, body), large=len(body) > _LARGE_BODY_BYTES)
     if num_invalid := len(parsed.instances) - len(parsed.encoded):
         metrics.samples.labels("invalid").inc(num_invalid)
     if not parsed.encoded:

@@ -1,10 +1,13 @@
 """From a request's body to encoded instances, with every complaint naming its place and never its value."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from msgspec import DecodeError, defstruct
+from msgspec.json import Decoder
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
@@ -17,6 +20,7 @@ from service.bundle.schema import EncodedRecord, FeatureSchema
 
 Loc = tuple[str | int, ...]
 Explain = bool | Literal["features"]
+Opened = tuple[list[Any], Explain, Loc]  # the records, how to explain, and the path that leads to the records
 _POSITION = re.compile(r"at line \d+ column \d+$")
 
 
@@ -76,14 +80,50 @@ def headline(problems: Sequence[Problem]) -> str:
     return f"{problems[0]}{rest}"
 
 
-def parse(body: bytes, schema: FeatureSchema, *, max_instances: int) -> ParsedRequest:
-    """Read one request. Raises `InvalidJsonError`, and `InvalidInputError` where the envelope is wrong."""
-    records, explain, prefix = _open_envelope(_read_json(body), schema)
-    if len(records) > max_instances:
-        msg = f"must hold at most {max_instances} instances, found {len(records)}"
-        raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
-    instances = [_read_instance(record, (*prefix, i) if prefix else (), schema) for i, record in enumerate(records)]
-    return ParsedRequest(instances, explain is not False, explain == "features")
+class RequestReader:
+    """Reads the requests of one model.
+
+    A body in an envelope, which is nearly every body, goes straight into numbers by a decoder made for the schema. Whatever
+    that decoder does not take is read again as plain JSON and judged place by place, so that every complaint is worded once.
+    """
+
+    def __init__(self, schema: FeatureSchema, *, max_instances: int) -> None:
+        """Make the decoder: modalities are flat vectors (null where missing), objects of named features, or absent."""
+        self._schema, self._max_instances = schema, max_instances
+        fields = {f"m{position}": name for position, name in enumerate(schema.names)}  # a modality may be called `class`
+        modality = list[float | None] | dict[str, Any] | None
+        record = defstruct(
+            "Record",
+            [("id", str | int | None, None), *((field, modality, None) for field in fields)],
+            rename=fields,
+            forbid_unknown_fields=True,
+        )
+        envelope: list[tuple[str, Any] | tuple[str, Any, Any]] = [("instances", list[record]), ("explain", Explain, True)]  # type: ignore[valid-type]
+        self._decoder: Decoder[Any] = Decoder(defstruct("Envelope", envelope, forbid_unknown_fields=True))
+        self._fields = fields
+
+    def read(self, body: bytes) -> ParsedRequest:
+        """Read one request. Raises `InvalidJsonError`, and `InvalidInputError` where the envelope is wrong."""
+        records, explain, prefix = self._decoded(body) or _open_envelope(_read_json(body), self._schema)
+        if len(records) > self._max_instances:
+            msg = f"must hold at most {self._max_instances} instances, found {len(records)}"
+            raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
+        locs: Iterator[Loc] = ((*prefix, i) if prefix else () for i in range(len(records)))
+        instances = [_read_instance(record, loc, self._schema) for record, loc in zip(records, locs, strict=True)]
+        return ParsedRequest(instances, explain is not False, explain == "features")
+
+    def _decoded(self, body: bytes) -> Opened | None:
+        try:
+            envelope = self._decoder.decode(body)
+        except (DecodeError, RecursionError):
+            return None
+        if not envelope.instances:
+            return None
+        return [self._as_mapping(record) for record in envelope.instances], envelope.explain, ("instances",)
+
+    def _as_mapping(self, record: Any) -> dict[str, Any]:
+        values = ((name, getattr(record, field)) for field, name in self._fields.items())
+        return {"id": record.id} | {n: np.array(v, np.float64) if isinstance(v, list) else v for n, v in values}
 
 
 def _read_json(body: bytes) -> dict[str, Any]:
@@ -109,8 +149,7 @@ def _why_unreadable(body: bytes, error: str) -> str:
     return f"expected finite numbers, or null for a missing value, found NaN or infinity, which JSON does not have{place}"
 
 
-def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> tuple[list[Any], Explain, Loc]:
-    """The records, how to explain, and the path that leads to the records."""
+def _open_envelope(document: dict[str, Any], schema: FeatureSchema) -> Opened:
     if "instances" not in document and any(name in schema.names for name in document):
         record = {name: value for name, value in document.items() if name != "explain" or name in schema.names}
         switches = {name: value for name, value in document.items() if name not in record}

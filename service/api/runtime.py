@@ -14,6 +14,7 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
+from service.api.requests import RequestReader
 from service.api.settings import Settings, read_settings, unknown_variables
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
@@ -34,6 +35,7 @@ class Model:
 
     bundle: Bundle
     predictor: Predictor
+    reader: RequestReader
     batcher: Batcher[Answers]
     attributions: Batcher[Attribution] | None  # where the bundle can attribute contributions to features
 
@@ -103,7 +105,8 @@ class Runtime:
             logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
             self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
         else:
-            model = Model(bundle, predictor, self._batcher(predictor), self._attributions(predictor))
+            reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
+            model = Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
             self._become_ready(model, time.perf_counter() - started)
 
     def _stay_unready(self, reason: str) -> None:

@@ -41,7 +41,7 @@ _NUM_LEADING = 2  # features that a sentence names
 
 def rounded(values: Floats) -> Any:
     """Python's own numbers, of `DIGITS` decimals, in lists of the array's shape."""
-    return np.round(values.astype(np.float64), DIGITS).tolist()
+    return values.astype(np.float64).round(DIGITS).tolist()
 
 
 def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
@@ -120,7 +120,7 @@ class Explanation:
 def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label: Ints | None = None) -> Explanation:
     """Explain every record of `output`, towards `label` (B,) or else towards its predicted label."""
     label = decide(output.prediction, task) if label is None else label
-    contribution_BE = np.take_along_axis(contributions(output, task), label[:, None, None], axis=2)[:, :, 0]
+    contribution_BE = contributions(output, task)[np.arange(len(output)), :, label]
     magnitude_BE = np.abs(contribution_BE)
     total_B1 = magnitude_BE.sum(axis=1, keepdims=True)
     # All experts exactly neutral: nothing decides, so every expert has the same share.
@@ -133,7 +133,7 @@ def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label:
         contribution=contribution_BE,
         share=share_BE,
         dominant=share_BE.argmax(axis=1),
-        agreement=(decide(expert_prediction_BEC, task) == label[:, None]).mean(axis=1),
+        agreement=(decide(expert_prediction_BEC, task) == label[:, None]).sum(axis=1) / contribution_BE.shape[1],
         expert_prediction=expert_prediction_BEC,
     )
 

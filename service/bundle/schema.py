@@ -51,6 +51,7 @@ __all__ = [
     "split_codes",
 ]
 
+Flat = Sequence[object] | NDArray[Any]
 MAX_PROBLEMS = 100  # of one record; a hostile record must not make a long answer
 _MAX_KEY_LENGTH = 64
 
@@ -123,7 +124,7 @@ class _Reader:
         num_problems = len(self.problems)
         if isinstance(values, Mapping):
             self._read_named(modality, values, row)
-        elif isinstance(values, list | tuple):
+        elif isinstance(values, list | tuple | np.ndarray):
             self._read_flat(modality, values, row)
         elif values is not None:
             msg = f"must be an object of named features or a list of {modality.width} numbers, found {kind_of(values)}"
@@ -151,7 +152,7 @@ class _Reader:
             if warning is not None:
                 self._warn(modality, feature, warning)
 
-    def _read_flat(self, modality: Modality, values: Sequence[object], row: FloatArray) -> None:
+    def _read_flat(self, modality: Modality, values: Flat, row: FloatArray) -> None:
         if len(values) != modality.width:
             msg = f"must have {modality.width} values, found {len(values)}"
             self.refuse((modality.name,), "vector_length", msg)
@@ -168,7 +169,7 @@ class _Reader:
             if warning is not None:
                 self._warn(modality, feature, warning)
 
-    def _read_cells(self, modality: Modality, values: Sequence[object]) -> NDArray[np.float64]:
+    def _read_cells(self, modality: Modality, values: Flat) -> NDArray[np.float64]:
         """A flat vector's numbers, NaN where missing or refused."""
         try:
             numbers = read_numbers(values)  # all at once, for images

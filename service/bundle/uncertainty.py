@@ -86,7 +86,7 @@ def disagreement(contribution_BE: Floats) -> Floats:
     contribution_BE = contribution_BE.astype(np.float64)
     total_B = np.abs(contribution_BE).sum(axis=1)
     kept_B = np.divide(np.abs(contribution_BE.sum(axis=1)), total_B, out=np.ones_like(total_B), where=total_B > 0)
-    cancelled_B: Floats = np.clip(1.0 - kept_B, 0.0, 1.0)
+    cancelled_B: Floats = np.maximum(1.0 - kept_B, 0.0)  # rounding may leave a little less
     return cancelled_B
 
 
