@@ -49,7 +49,7 @@ class Peer:
     needs: tuple[str, ...]
     command: tuple[str, ...]
     ready: str
-    wrapped: bool = True  # records stand in {"instances": [...]}
+    own_threads: bool = False  # chooses the threads of a batch by itself
 
 
 def _uvicorn(app: str) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ def _bento(service: str) -> tuple[str, ...]:
 
 
 PEERS = (
-    Peer("ours", (), _bento("service.api:I2MoEService"), "/readyz"),
+    Peer("ours", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True),
     Peer("BentoML batchable", (), _bento("benchmarks.serving.peers.bento_batchable:Batchable"), "/readyz"),
     Peer("LitServe", ("litserve",), (sys.executable, "-m", "benchmarks.serving.peers.litserve_batched"), "/health"),
     Peer("FastAPI one by one", ("fastapi",), _uvicorn("benchmarks.serving.peers.fastapi_one:app"), "/readyz"),
@@ -89,7 +89,8 @@ class Running:
 def serving(peer: Peer, bundle: Path, port: int, threads: int) -> Iterator[Running]:
     """The server in a process group of its own, until the block ends."""
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as log:
-        own = {"I2MOE_BUNDLE": str(bundle), "I2MOE_NUM_THREADS": str(threads), "PORT": str(port), "BENTOML_HOME": home}
+        own = {"I2MOE_BUNDLE": str(bundle), "PORT": str(port), "BENTOML_HOME": home}
+        own |= {} if peer.own_threads else {"I2MOE_NUM_THREADS": str(threads)}
         environment = {**os.environ, **own, "BENTOML_DO_NOT_TRACK": "1"}
         command = [part.format(port=port) for part in peer.command]
         started = time.monotonic()
@@ -170,7 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", default="1,8,32,128")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=2, help="of ONNX Runtime in the peers; ours has its own default")
     parser.add_argument("--port", type=int, default=3400)
     args = parser.parse_args()
     if shutil.which("wrk") is None:

@@ -25,8 +25,9 @@ def usable_cpus() -> int:
 
 
 def _default_num_threads(validated: dict[str, Any]) -> int:
+    """A worker's share of the cores but for one, which its event loop keeps busy when there is much to compute."""
     num_workers: int = validated.get("workers", 1)
-    return max(1, min(usable_cpus() // num_workers, _MAX_DEFAULT_THREADS))
+    return max(1, min(usable_cpus() // num_workers - 1, _MAX_DEFAULT_THREADS))
 
 
 class Settings(BaseSettings):
@@ -57,7 +58,8 @@ class Settings(BaseSettings):
     num_threads: int = Field(
         default_factory=_default_num_threads,
         ge=1,
-        description="Threads that compute one batch on the CPU. Default: the usable cores shared among the workers, 8 at most.",
+        description="Threads that compute one batch on the CPU. Default: the usable cores shared among the workers, less one for "
+        "requests, 8 at most.",
     )
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -261,6 +261,6 @@ class FeatureSchema(Frozen):
     def stack(self, rows: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
         """Encoded rows as one (B, columns) float32 array per modality."""
         return {
-            modality.name: np.stack([row[modality.name] for row in rows]) if rows else np.empty((0, modality.width), np.float32)
+            modality.name: np.array([row[modality.name] for row in rows]) if rows else np.empty((0, modality.width), np.float32)
             for modality in self.modalities
         }

@@ -33,6 +33,15 @@ def test_the_defaults_wait_for_nothing_and_use_the_cores() -> None:
     assert settings.queue_max >= settings.max_instances
 
 
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (8, 2, 3), (64, 1, 8)])
+def test_one_core_of_a_workers_share_is_left_to_requests(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    """Batches are computed by the rest, up to a number beyond which nothing is gained."""
+    monkeypatch.setattr("service.api.settings.usable_cpus", lambda: cores)
+    assert Settings(workers=workers).num_threads == threads
+
+
 def test_workers_share_the_cores() -> None:
     """More serving processes have fewer threads each, never none."""
     assert Settings(workers=1000).num_threads == 1
