@@ -39,12 +39,11 @@ def test_gradients_agree_with_finite_differences() -> None:
 
 
 def test_it_is_used_where_it_pays() -> None:
-    """Wide heads, few tokens, float32 on the CPU."""
-    assert pays(torch.zeros(2, 12, 128), 4)
-    assert not pays(torch.zeros(2, 12, 32), 4)
-    assert not pays(torch.zeros(2, 65, 128), 4)
-    assert not pays(torch.zeros(2, 12, 128, dtype=torch.bfloat16), 4)
-    assert not pays(torch.zeros(2, 12, 128, device="meta"), 4)
+    """Few tokens, float32 on the CPU."""
+    assert pays(torch.zeros(2, 12, 128))
+    assert not pays(torch.zeros(2, 65, 128))
+    assert not pays(torch.zeros(2, 12, 128, dtype=torch.bfloat16))
+    assert not pays(torch.zeros(2, 12, 128, device="meta"))
 
 
 def test_training_and_evaluation_answer_alike() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from training.config import Config
 from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
+from training.model.fusion.short_attention import pays, short_attention
 from training.model.fusion.stacked import StackedLayerNorm, StackedLinear
 from training.model.fusion.transformer import TransformerLayer
 
@@ -38,13 +39,17 @@ class CrossAttention(nn.Module):
 
     def forward(self, target_SBPD: Tensor, source_SBPD: Tensor) -> Tensor:
         """Two times (S, B, P, D) to (S, B, P, D)."""
-        key_SBPD, value_SBPD = self.key_value(source_SBPD).chunk(2, dim=-1)
-        query, key, value = (self._split_heads(t) for t in (self.query(target_SBPD), key_SBPD, value_SBPD))
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (S B, H, P, K)
-        return self.projection(mixed.transpose(1, 2).flatten(2).unflatten(0, (self.num_pairs, -1)))
+        query, key_value = self.query(target_SBPD).flatten(0, 1), self.key_value(source_SBPD).flatten(0, 1)
+        if self.training and pays(query):
+            mixed = short_attention(query, key_value, self.num_heads)
+        else:
+            key, value = key_value.chunk(2, dim=-1)
+            heads = F.scaled_dot_product_attention(self._split_heads(query), self._split_heads(key), self._split_heads(value))
+            mixed = heads.transpose(1, 2).flatten(2)
+        return self.projection(mixed.unflatten(0, (self.num_pairs, -1)))  # mixed is (S B, P, D)
 
-    def _split_heads(self, x_SBPD: Tensor) -> Tensor:
-        return x_SBPD.flatten(0, 1).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class CrossLayer(nn.Module):

@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
         if torch.compiler.is_exporting():
             return self._written_out(x_BTD)
         query_BTD, key_value_BTE = self.query(x_BTD), self.key_value(x_BTD)
-        if self.training and pays(query_BTD, self.num_heads):
+        if self.training and pays(query_BTD):
             return self.projection(short_attention(query_BTD, key_value_BTE, self.num_heads))
         key_BTD, value_BTD = key_value_BTE.chunk(2, dim=-1)
         query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (query_BTD, key_BTD, value_BTD))
