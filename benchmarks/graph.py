@@ -129,7 +129,7 @@ def main() -> None:
         "peak_gflops": round(peak, 1),
     }
     document |= {
-        "single_thread_up_to": predictor.single_up_to,
+        "ways": predictor.ways,
         "batches": found,
         "machine": platform.machine(),
         "python": platform.python_version(),

@@ -10,8 +10,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Any, Literal, Protocol
 
 # ONNX Runtime's builds report usage to their maker unless told not to before the import. A hospital's must not.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -30,8 +32,9 @@ logger = logging.getLogger("i2moe.predictor")
 FloatArray = NDArray[np.float32]
 ProviderChoice = Literal["auto", "cuda", "cpu"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+ALONE, ROWS, TOGETHER = "one thread", "rows shared by threads", "operators shared by threads"
 _FLOAT32 = "tensor(float)"
-_LARGEST_TWICE = 64 << 20  # bytes of a graph that is opened once more for small batches
+_LARGEST_TWICE = 64 << 20  # bytes of a graph that is opened once more, with one thread
 _NUM_TIMED = 5
 
 # How far the example's answer may lie from the one recorded at export, as a share of max(1, |recorded|), by precision.
@@ -85,9 +88,43 @@ def _num_rows(arrays: Mapping[str, FloatArray]) -> int:
     return len(next(iter(arrays.values())))
 
 
+class Runner(Protocol):
+    """Runs the graph: an ONNX Runtime session, or `RowParallel`."""
+
+    def run(self, names: Sequence[str], arrays: Mapping[str, FloatArray], /) -> list[FloatArray]:
+        """The outputs of these names for (B, columns) arrays."""
+
+
+class RowParallel:
+    """A session of one thread that runs in several at once, each with a share of the rows.
+
+    Threads that share the rows need each other once a batch; threads that share every operator, as ONNX Runtime's do, wait for
+    each other at every one of hundreds of small ones.
+    """
+
+    def __init__(self, session: Runner, num_threads: int) -> None:
+        self._session, self._num_threads = session, num_threads
+        self._pool = ThreadPoolExecutor(num_threads - 1, thread_name_prefix="rows")
+
+    def run(self, names: Sequence[str], arrays: Mapping[str, FloatArray]) -> list[FloatArray]:
+        """As a session does; the first share is run by the caller's thread."""
+        num_rows = _num_rows(arrays)
+        num_parts = min(num_rows, self._num_threads)
+        limits = [num_rows * i // num_parts for i in range(num_parts + 1)]
+        first, *others = ({name: x[i:j] for name, x in arrays.items()} for i, j in pairwise(limits))
+        running = [self._pool.submit(self._session.run, names, part) for part in others]
+        parts = [self._session.run(names, first), *(future.result() for future in running)]
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+
 def _doubling(largest: int) -> Iterator[int]:
     """1, 2, 4, ... up to `largest`."""
     return (1 << power for power in range(largest.bit_length()))
+
+
+def _fastest(runners: Mapping[str, Runner], arrays: Mapping[str, FloatArray]) -> str:
+    """The name of the one that takes the least time."""
+    return min(runners, key=lambda name: _fastest_s(partial(runners[name].run, OUTPUT_NAMES, arrays)))
 
 
 def _fastest_s(run: Callable[[], object]) -> float:
@@ -114,8 +151,8 @@ class Predictor:
         self._bundle, self._num_threads = bundle, num_threads
         self._session = self._open_session(str(bundle.model_path), provider, _session_options(num_threads))
         self._check_interface()
-        self._single: ort.InferenceSession | None = None  # of one thread, for batches up to `single_up_to`
-        self.single_up_to = 0
+        self._runners: dict[str, Runner] = {TOGETHER: self._session}
+        self.ways: list[str] = [TOGETHER]  # by which of them batches of up to 1, 2, 4, ... rows are run, and larger ones
         self._attribution_session: ort.InferenceSession | None = None
         self._opening = threading.Lock()
 
@@ -151,9 +188,9 @@ class Predictor:
 
     def run(self, arrays: dict[str, FloatArray]) -> Output:
         """One pass over (B, columns) float32 arrays, one per modality. Raises `InferenceError`."""
-        session = self._single if self._single is not None and _num_rows(arrays) <= self.single_up_to else self._session
         try:
-            output = Output(*session.run(OUTPUT_NAMES, arrays))
+            way = self.ways[min((_num_rows(arrays) - 1).bit_length(), len(self.ways) - 1)]
+            output = Output(*self._runners[way].run(OUTPUT_NAMES, arrays))
         except Exception as error:
             raise InferenceError(f"the graph could not be run ({type(error).__name__})") from error
         if not all(np.isfinite(getattr(output, name)).all() for name in OUTPUT_NAMES):
@@ -161,24 +198,20 @@ class Predictor:
         return output
 
     def tune(self, largest: int) -> None:
-        """Find the batch sizes, up to `largest`, at which one thread is faster than all, and use one there.
+        """Find how batches of 1, 2, 4, ... up to `largest` rows are run fastest, and run them so from now on.
 
-        Waking threads that sleep costs more than they bring to a small batch. Takes well under a second; does nothing on a GPU,
-        where there is one thread anyway, and where weights are too large to be held twice.
+        All threads at one operator suit large graphs; a share of the rows for each thread suits many rows; a single row of a
+        small graph is fastest alone, since waking threads costs more than they bring. Takes well under a second; does nothing
+        on a GPU, where there is one thread anyway, and where weights are too large to be held twice.
         """
         size = self._bundle.model_path.stat().st_size
         if self.provider != CPU or self._num_threads == 1 or size > _LARGEST_TWICE:
             return
         single = self._open_session(str(self._bundle.model_path), "cpu", _session_options(1))
+        runners = {ALONE: single, ROWS: RowParallel(single, self._num_threads), TOGETHER: self._session}
         row = self.manifest.features.encode(self.manifest.example.record).arrays
-        faster = 0
-        for num_rows in _doubling(largest):
-            arrays = self.manifest.features.stack([row] * num_rows)
-            alone, together = (_fastest_s(partial(s.run, OUTPUT_NAMES, arrays)) for s in (single, self._session))
-            if alone > together:
-                break
-            faster = num_rows
-        self._single, self.single_up_to = (single, faster) if faster else (None, 0)
+        batches = (self.manifest.features.stack([row] * num_rows) for num_rows in _doubling(largest))
+        self._runners, self.ways = runners, [_fastest(runners, arrays) for arrays in batches]
 
     def attribute(self, arrays: Mapping[str, FloatArray], label: FloatArray) -> Attribution:
         """Which features drove each expert on (B, columns) arrays, towards the label of each row, one-hot (B, C).

@@ -5,9 +5,10 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -294,40 +295,68 @@ def test_importing_the_predictor_turns_telemetry_off() -> None:
 
 
 class Stopwatch:
-    """Seconds that a session of one thread, then one of all, are said to take for 1, 2, 4, ... rows."""
+    """Seconds that one thread, rows shared and operators shared are said to take for 1, 2, 4, ... rows."""
 
-    def __init__(self, *seconds: tuple[float, float]) -> None:
-        self.seconds = [second for pair in seconds for second in pair]
+    def __init__(self, *seconds: tuple[float, float, float]) -> None:
+        self.seconds = [second for told in seconds for second in told]
 
     def __call__(self, run: Callable[[], object]) -> float:
         run()
         return self.seconds.pop(0)
 
 
-def tuned(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float]) -> Predictor:
+def tuned(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *seconds: tuple[float, float, float]) -> Predictor:
     stopwatch = Stopwatch(*seconds)
     monkeypatch.setattr(module, "_fastest_s", stopwatch)
-    predictor = Predictor(bundle, provider="cpu", num_threads=2)
+    predictor = Predictor(bundle, provider="cpu", num_threads=3)
     predictor.tune(6)
     assert not stopwatch.seconds
     return predictor
 
 
-def test_small_batches_take_one_thread_where_that_is_faster(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the last size before all threads win; answers are those of one session, whichever ran."""
-    predictor = tuned(bundle, monkeypatch, (1, 2), (2, 2), (4, 3))
-    assert predictor.single_up_to == 2
+def test_batches_are_run_the_way_that_is_fastest(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each size its own, beyond those that were tried the last; answers are those of one session, whichever ran."""
+    predictor = tuned(bundle, monkeypatch, (1, 2, 3), (2, 3, 1), (3, 1, 2))
+    assert predictor.ways == [module.ALONE, module.TOGETHER, module.ROWS]
     plain = Predictor(bundle, provider="cpu", num_threads=1)
-    for size in (1, 2, 3, 8):
+    for size in (1, 2, 3, 4, 8):
         for name in OUTPUT_NAMES:
             found, wanted = (getattr(p.run(some_arrays(size)), name) for p in (predictor, plain))
             np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_all_threads_are_used_where_they_always_win(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where they never do, one is used up to the largest size that was tried."""
-    assert tuned(bundle, monkeypatch, (2, 1)).single_up_to == 0
-    assert tuned(bundle, monkeypatch, (1, 2), (1, 2), (1, 2)).single_up_to == 4
+class Echo:
+    """A session that answers its rows, and remembers how many it was given at a time."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def run(self, names: Sequence[str], arrays: Mapping[str, Any]) -> list[Any]:
+        self.sizes.append(len(arrays["x"]))
+        if -1 in arrays["x"]:
+            raise ValueError("a bad row")
+        return [arrays["x"] + i for i, _ in enumerate(names)]
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 1]), (8, [2, 3, 3]), (64, [21, 21, 22])])
+def test_rows_are_shared_evenly_and_stay_in_order(rows: int, sizes: list[int]) -> None:
+    """No more threads than rows, and shares that differ by one row at most."""
+    echo = Echo()
+    parallel = module.RowParallel(echo, 3)
+    x = np.arange(rows, dtype=np.float32)
+    first, second = parallel.run(["a", "b"], {"x": x})
+    assert (first == x).all()
+    assert (second == x + 1).all()
+    assert sorted(echo.sizes) == sizes
+
+
+def test_a_share_that_fails_fails_the_batch() -> None:
+    """In whichever thread."""
+    for position in (0, 5):
+        x = np.zeros(6, np.float32)
+        x[position] = -1
+        with pytest.raises(ValueError, match="a bad row"):
+            module.RowParallel(Echo(), 3).run(["a"], {"x": x})
 
 
 def test_nothing_is_tuned_where_there_is_nothing_to_choose(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,13 +110,13 @@ class MoEPlusPlusLayer(AttentionBlock):
 
     def forward(self, x_BTD: Tensor, previous_NE: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) and the scores of the layer before to (B, T, D), this layer's scores (N, E) and its loss ()."""
-        x_BTD = self.attend(x_BTD)
-        normed_ND = self.mlp_norm(x_BTD).flatten(0, 1)
+        x_ND = self.attend(x_BTD)
+        normed_ND = self.mlp_norm(x_ND)
         scores_NE = self.router(normed_ND, previous_NE)
         weights_NE, chosen_NE = top_two(scores_NE)
         mixed_ND = (self.experts(normed_ND) * weights_NE.T[..., None]).sum(dim=0)
         loss = (self.eta_E * expert_load(torch.softmax(scores_NE, dim=-1), chosen_NE)).sum()
-        return x_BTD + self.dropout(mixed_ND.unflatten(0, x_BTD.shape[:2])), scores_NE, loss
+        return (x_ND + self.dropout(mixed_ND)).view_as(x_BTD), scores_NE, loss
 
 
 class ReleasedLayer(nn.Module):

@@ -40,15 +40,14 @@ class SwitchMLP(nn.Module):
         self.expand = StackedLinear(num_experts, hidden_dim, 2 * hidden_dim)
         self.contract = StackedLinear(num_experts, 2 * hidden_dim, hidden_dim)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) to (B, T, D) and the load-balancing loss ()."""
-        x_ND = x_BTD.flatten(0, 1)
+    def forward(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, D) to (N, D) and the load-balancing loss ()."""
         probability_NE = torch.softmax(self._scores(x_ND), dim=-1)
         weight_N, expert_N = probability_NE.max(dim=-1)
         compute = self._dispatched if self.training and self.dispatch else self._dense
         y_ND = compute(x_ND, expert_N) * weight_N[:, None]
         loss = self.num_experts * expert_load(probability_NE, one_hot(expert_N, self.num_experts)).sum()
-        return y_ND.unflatten(0, x_BTD.shape[:2]), loss
+        return y_ND, loss
 
     def _scores(self, x_ND: Tensor) -> Tensor:
         scores_NE = self.router(x_ND).float()
@@ -76,9 +75,9 @@ class SwitchLayer(AttentionBlock):
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) to (B, T, D) and the load-balancing loss ()."""
-        x_BTD = self.attend(x_BTD)
-        mixed_BTD, loss = self.mlp(self.mlp_norm(x_BTD))
-        return x_BTD + self.dropout(mixed_BTD), loss
+        x_ND = self.attend(x_BTD)
+        mixed_ND, loss = self.mlp(self.mlp_norm(x_ND))
+        return (x_ND + self.dropout(mixed_ND)).view_as(x_BTD), loss
 
 
 @register_fusion("switchgate")

@@ -36,36 +36,40 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
+        return self.of_rows(x_BTD.flatten(0, 1), x_BTD.shape[1]).view_as(x_BTD)
+
+    def of_rows(self, x_ND: Tensor, num_tokens: int) -> Tensor:
+        """The same with the tokens of all samples one after the other, N = B T: (N, D) to (N, D)."""
         if torch.compiler.is_exporting():
-            return self._written_out(x_BTD)
-        query_BTD, key_value_BTE = self.query(x_BTD), self.key_value(x_BTD)
+            return self.projection(self._mixed_in_a_graph(x_ND, num_tokens).reshape(x_ND.shape))
+        query_BTD, key_value_BTE = (layer(x_ND).unflatten(0, (-1, num_tokens)) for layer in (self.query, self.key_value))
         if self.training and pays(query_BTD):
-            return self.projection(short_attention(query_BTD, key_value_BTE, self.num_heads))
+            return self.projection(short_attention(query_BTD, key_value_BTE, self.num_heads).flatten(0, 1))
         key_BTD, value_BTD = key_value_BTE.chunk(2, dim=-1)
         query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (query_BTD, key_BTD, value_BTD))
         mixed_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK)
-        return self.projection(mixed_BHTK.transpose(1, 2).flatten(2))
+        return self.projection(mixed_BHTK.transpose(1, 2).reshape(x_ND.shape))
 
     def _split_heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def _written_out(self, x_BTD: Tensor) -> Tensor:
-        """The same for a graph: matrices of two axes, and ONNX's own attention, which takes heads apart by itself."""
-        _, num_tokens, hidden_dim = x_BTD.shape
-        x_ND = x_BTD.reshape(-1, hidden_dim)
+    def _mixed_in_a_graph(self, x_ND: Tensor, num_tokens: int) -> Tensor:
+        """ONNX's own attention, which takes heads apart by itself: (B T, D) to (B, T, D)."""
+        hidden_dim = x_ND.shape[1]
         key_weight_DD, value_weight_DD = self.key_value.weight[:hidden_dim], self.key_value.weight[hidden_dim:]
         query, key, value = (
             F.linear(x_ND, weight_DD).view(-1, num_tokens, hidden_dim)
             for weight_DD in (self.query.weight, key_weight_DD, value_weight_DD)
         )
         mixed_BTD, *_ = torch.onnx.ops.attention(query, key, value, q_num_heads=self.num_heads, kv_num_heads=self.num_heads)
-        return self.projection(mixed_BTD.reshape(-1, hidden_dim)).view(-1, num_tokens, hidden_dim)
+        return mixed_BTD
 
 
 class AttentionBlock(nn.Module):
     """What every layer of tokens begins with: pre-norm attention with its residual, and the norm before what follows.
 
-    Subclasses add what follows; `residual` is explained at `TransformerLayer`.
+    Subclasses add what follows; `residual` is explained at `TransformerLayer`. Within a layer tokens of all samples stand one
+    after the other, (B T, D): matrices of two axes are what a graph runs fastest.
     """
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float, residual: Residual) -> None:
@@ -77,9 +81,10 @@ class AttentionBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attend(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        attended_BTD = self.attention(self.attention_norm(x_BTD))
-        return (attended_BTD if self.residual == "released" else x_BTD) + self.dropout(attended_BTD)
+        """(B, T, D) to (B T, D)."""
+        x_ND = x_BTD.flatten(0, 1)
+        attended_ND = self.attention.of_rows(self.attention_norm(x_ND), x_BTD.shape[1])
+        return (attended_ND if self.residual == "released" else x_ND) + self.dropout(attended_ND)
 
 
 class TransformerLayer(AttentionBlock):
@@ -97,8 +102,8 @@ class TransformerLayer(AttentionBlock):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D)."""
-        x_BTD = self.attend(x_BTD)
-        return x_BTD + self.dropout(self.contract(self._hidden(x_BTD))).view_as(x_BTD)
+        x_ND = self.attend(x_BTD)
+        return (x_ND + self.dropout(self.contract(self._hidden(x_ND)))).view_as(x_BTD)
 
     def pooled(self, x_BTD: Tensor, num_modalities: int) -> Tensor:
         """(B, T, D) to the mean over each modality's tokens (B, n, D).
@@ -107,14 +112,14 @@ class TransformerLayer(AttentionBlock):
         """
         if self.training and self.dropout.p > 0:
             return pool(self(x_BTD), num_modalities)
-        x_BTD = self.attend(x_BTD)
-        hidden_BTI = self._hidden(x_BTD).unflatten(0, (-1, x_BTD.shape[1]))
-        mean_BnD, hidden_BnI = pool(x_BTD, num_modalities), pool(hidden_BTI, num_modalities)
-        return mean_BnD + self.contract(hidden_BnI.flatten(0, 1)).view_as(mean_BnD)
+        x_ND = self.attend(x_BTD)
+        per_modality = (-1, x_BTD.shape[1] // num_modalities)
+        mean_MD, hidden_MI = (rows.unflatten(0, per_modality).mean(dim=1) for rows in (x_ND, self._hidden(x_ND)))  # M = B n
+        return (mean_MD + self.contract(hidden_MI)).unflatten(0, (-1, num_modalities))
 
-    def _hidden(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B T, 2 D)."""
-        return self.dropout(F.gelu(self.expand(self.mlp_norm(x_BTD).flatten(0, 1))))
+    def _hidden(self, x_ND: Tensor) -> Tensor:
+        """(N, D) to (N, 2 D)."""
+        return self.dropout(F.gelu(self.expand(self.mlp_norm(x_ND))))
 
 
 def pool(x_BTD: Tensor, num_modalities: int) -> Tensor:
