@@ -2,11 +2,11 @@
 
     python -m benchmarks.serving --out DIR [--only ours,ceiling] [--concurrency 1,8,32,128] [--seconds 5] [--rounds 3]
 
-Every server runs alone, one worker, and answers a JSON body of one record of the reference shape (13 kB); wrk makes the load
-from the same cores. Rounds go through all servers in turn; figures are medians of rounds. A peer whose package is not
-installed is named and left out. Ours answers with everything (validation, warnings, explanation, metrics); the peers answer with
-predictions, weights and expert logits alone. Prints a table, ratios, what a bare session.run takes, seconds to ready and
-resident memory; the last line is JSON.
+Every server runs alone, one worker, and answers a JSON body of one record of the reference shape (13 kB); ours is asked for the
+same record in bytes as well (Open Inference Protocol, 6 kB). wrk makes the load from the same cores. Rounds go through all
+servers in turn; figures are medians of rounds. A peer whose package is not installed is named and left out. Ours answers with
+everything (validation, warnings, explanation, metrics); the peers answer with predictions, weights and expert logits alone.
+Prints a table, ratios, what a bare session.run takes, seconds to ready and resident memory; the last line is JSON.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 
 from benchmarks import reference
+from benchmarks.serving.bodies import Body, write_bodies
 from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle
 
@@ -50,6 +51,7 @@ class Peer:
     command: tuple[str, ...]
     ready: str
     own_threads: bool = False  # chooses the threads of a batch by itself
+    in_bytes: bool = False  # reads tensors in bytes, of the Open Inference Protocol
 
 
 def _uvicorn(app: str) -> tuple[str, ...]:
@@ -62,6 +64,7 @@ def _bento(service: str) -> tuple[str, ...]:
 
 PEERS = (
     Peer("ours", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True),
+    Peer("ours, bytes", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True, in_bytes=True),
     Peer("BentoML batchable", (), _bento("benchmarks.serving.peers.bento_batchable:Batchable"), "/readyz"),
     Peer("LitServe", ("litserve",), (sys.executable, "-m", "benchmarks.serving.peers.litserve_batched"), "/health"),
     Peer("FastAPI one by one", ("fastapi",), _uvicorn("benchmarks.serving.peers.fastapi_one:app"), "/readyz"),
@@ -123,10 +126,10 @@ def _wait(process: subprocess.Popen[bytes], port: int, path: str) -> None:
     raise RuntimeError(f"the server was not ready within {READY_S:g} s")
 
 
-def load(port: int, body: Path, concurrency: int, seconds: float) -> dict[str, float]:
+def load(port: int, body: Body, concurrency: int, seconds: float) -> dict[str, float]:
     """Wrk's figures, and how many answers were no 200."""
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(HERE / "post.lua")]
-    command += [f"http://127.0.0.1:{port}/predict", "--", str(body)]
+    command += [f"http://127.0.0.1:{port}{body.url}", "--", str(body.path), *([body.json_bytes] if body.json_bytes else [])]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     figures: dict[str, float] = json.loads(told.strip().splitlines()[-1])
     return figures
@@ -147,13 +150,6 @@ def bare_ms(bundle: Bundle, threads: int) -> dict[int, float]:
             times.append(1000 * (time.perf_counter() - started))
         told[size] = round(statistics.median(times), 3)
     return told
-
-
-def write_body(path: Path) -> None:
-    """One record with six significant digits."""
-    inputs, _ = reference.rows(reference.Shape(), 1)
-    record = {name: [float(f"{v:.5g}") for v in x[0].tolist()] for name, x in zip(reference.NAMES, inputs, strict=True)}
-    path.write_text(json.dumps({"instances": [record]}, separators=(",", ":")))
 
 
 def median_of(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -182,8 +178,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     bundle = reference.bundle(args.out)
-    body = args.out / "body.json"
-    write_body(body)
+    plain, binary = write_bodies(args.out)
     wanted = [peer for peer in PEERS if not args.only or peer.name in args.only.split(",")]
     missing = [peer.name for peer in wanted if any(find_spec(package) is None for package in peer.needs)]
     peers = [peer for peer in wanted if peer.name not in missing]
@@ -195,6 +190,7 @@ def main() -> None:
         for position, peer in enumerate(peers):
             with serving(peer, bundle.path, args.port + position, args.threads) as server:
                 starts[peer.name].append(server.ready_s)
+                body = binary if peer.in_bytes else plain
                 load(server.port, body, 8, 1.0)
                 for concurrency in concurrencies:
                     found[peer.name][concurrency].append(load(server.port, body, concurrency, args.seconds))
@@ -203,7 +199,8 @@ def main() -> None:
     medians = {name: {c: median_of(rounds) for c, rounds in by.items()} for name, by in found.items()}
     bare = bare_ms(bundle, args.threads)
     tell(medians, starts, memory, bare, missing)
-    document: dict[str, Any] = {"benchmark": "serving", "body_bytes": body.stat().st_size, "threads": args.threads}
+    sizes = {"json": plain.path.stat().st_size, "bytes": binary.path.stat().st_size}
+    document: dict[str, Any] = {"benchmark": "serving", "body_bytes": sizes, "threads": args.threads}
     document |= {"rounds": args.rounds, "seconds": args.seconds, "servers": medians, "bare_ms": bare, "missing": missing}
     document |= {"ready_s": {n: round(statistics.median(s), 2) for n, s in starts.items()}, "resident_mb": memory}
     document |= {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}

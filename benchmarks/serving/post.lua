@@ -1,9 +1,11 @@
--- Posts one body again and again; the last line of the output is JSON.
+-- Posts one body again and again, of which the first bytes are JSON where a second argument says how many; the last line of
+-- the output is JSON.
 function init(args)
   local file = assert(io.open(args[1], "rb"))
   wrk.method = "POST"
   wrk.body = file:read("*a")
-  wrk.headers["Content-Type"] = "application/json"
+  wrk.headers["Content-Type"] = args[2] and "application/octet-stream" or "application/json"
+  wrk.headers["Inference-Header-Content-Length"] = args[2]
   file:close()
 end
 

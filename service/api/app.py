@@ -13,9 +13,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from service.api.errors import ApiError, error_response
+from service.api.inference_protocol import protocol_routes
 from service.api.middleware import request_info
 from service.api.models import ModelResponse
-from service.api.openapi import build_openapi
+from service.api.openapi import API_VERSION, build_openapi
 from service.api.predict import predict
 from service.api.runtime import Runtime
 
@@ -41,6 +42,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         Route("/metrics", show_metrics),
         Route("/docs.json", show_openapi),
         Route("/", show_index),
+        *protocol_routes(API_VERSION),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ApiError: _refuse})
 

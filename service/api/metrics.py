@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.bundle.answers import Answers
-from service.bundle.schema import EncodedRecord
 
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -23,13 +22,18 @@ _TENTHS = tuple(i / 10 for i in range(1, 11))
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
 ROUTES = frozenset({"/predict", "/model", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"})
+PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
 OTHER_ROUTE = "other"
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
 
 
 def route_label(path: str) -> str:
     """The path if it is one of ours; every other path shares one label, or a port scan would fill the memory."""
-    return path if path in ROUTES else OTHER_ROUTE
+    if path in ROUTES:
+        return path
+    if path == "/v2" or path.startswith("/v2/"):
+        return INFER_ROUTE if path.endswith("/infer") else PROTOCOL_ROUTE
+    return OTHER_ROUTE
 
 
 class BatchHistogram(Histogram):
@@ -98,12 +102,10 @@ class Metrics:
             if raised := sum(bool(told[flag]) for told in answers.uncertainties):
                 self.flagged.labels(flag).inc(raised)
 
-    def count_missing(self, records: Iterable[EncodedRecord], modalities: Sequence[str]) -> None:
-        """Count the modalities that scored records were sent without."""
-        for record in records:
-            for name in modalities if record.missing else ():
-                if name in record.missing:
-                    self.missing_modality.labels(name).inc()
+    def count_missing(self, modalities: Iterable[str]) -> None:
+        """Count a modality each time it is named: a scored sample was sent without it."""
+        for name in modalities:
+            self.missing_modality.labels(name).inc()
 
     def render(self) -> bytes:
         """The exposition text, over all serving processes. Reads files: not for the event loop."""

@@ -15,9 +15,11 @@ from service.api.errors import (
     InvalidInputError,
     InvalidJsonError,
     MediaTypeError,
+    NotFoundError,
     NotReadyError,
     OverloadedError,
 )
+from service.api.tensors import HEADER_LENGTH, InferRequest
 from service.bundle.manifest import Manifest
 from service.bundle.schema import (
     ArrayFeature,
@@ -30,7 +32,7 @@ from service.bundle.schema import (
     TextFeature,
 )
 
-API_VERSION = "1.1.0"  # of the HTTP interface, by semantic versioning; models have their own
+API_VERSION = "1.2.0"  # of the HTTP interface, by semantic versioning; models have their own
 
 Document = dict[str, Any]
 _REF = "#/components/schemas/{model}"
@@ -88,6 +90,7 @@ def _wire_schemas() -> Document:
         models.ErrorResponse,
         models.ModelResponse,
         models.ExplanationsResponse,
+        InferRequest,
     )
     _, document = models_json_schema([(model, "validation") for model in wire], ref_template=_REF)
     schemas: Document = document["$defs"]
@@ -104,6 +107,39 @@ def _paths(manifest: Manifest | None) -> Document:
         "/docs.json": {"get": _get("This document, OpenAPI 3.1", _json({"type": "object"}))},
         "/livez": {"get": _get("Whether the process lives", text)},
         "/readyz": {"get": _get("Whether a model is ready to answer", text, NotReadyError)},
+        **_protocol_paths(),
+    }
+
+
+def _protocol_paths() -> Document:
+    """The Open Inference Protocol, whose own documents say more."""
+    described = _json({"type": "object"})
+    paths: Document = {
+        "/v2": {"get": _get("Open Inference Protocol: this server and its extensions", described)},
+        "/v2/health/live": {"get": _get("Whether the process lives", described)},
+        "/v2/health/ready": {"get": _get("Whether a model is ready to answer", described, NotReadyError)},
+    }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    version = name | {"name": "version"}
+    for path, parameters in (("/v2/models/{name}", [name]), ("/v2/models/{name}/versions/{version}", [name, version])):
+        about = _get("The model's inputs and outputs with types and shapes", described, NotFoundError, NotReadyError)
+        ready = _get("Whether this model is ready", described, NotFoundError, NotReadyError)
+        paths[path] = {"parameters": parameters, "get": about}
+        paths[f"{path}/ready"] = {"parameters": parameters, "get": ready}
+        paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer_operation()}
+    return paths
+
+
+def _infer_operation() -> Document:
+    any_bytes: Document = {"application/octet-stream": {"schema": {"type": "string", "contentEncoding": "binary"}}}
+    answer = _response("The outputs that were asked for", {**_json({"type": "object"}), **any_bytes})
+    return {
+        "summary": "Score records given as tensors of flat vectors",
+        "description": f"Numbers are JSON, or bytes after the JSON part, whose length the header {HEADER_LENGTH} then says (the "
+        "protocol's binary tensor data extension). NaN, or null in JSON, is a missing value. One record that does not fit "
+        "refuses the request.",
+        "requestBody": {"required": True, "content": {**_json(_ref("InferRequest")), **any_bytes}},
+        "responses": {"200": answer, **_errors((NotFoundError, *_PREDICT_ERRORS))},
     }
 
 

@@ -1,31 +1,25 @@
 """POST /predict: from the request's instances to its response."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
-from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from prometheus_client import Histogram
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.batcher import Arrays, Batcher, BatcherClosedError, QueueFullError, Rows, Scored
-from service.api.errors import DeadlineError, InferenceFailedError, InvalidInputError, NotReadyError, OverloadedError, tell
+from service.api.batcher import Scored
+from service.api.errors import InferenceFailedError, InvalidInputError, tell
 from service.api.metrics import Metrics
 from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, check_media_type, headline, read_body
-from service.api.runtime import CLOSING, Model, Runtime
+from service.api.runtime import Model, Runtime
+from service.api.scoring import aside, submit, timed, within_deadline
 from service.bundle.answers import Answers, Prediction
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
 from service.bundle.schema import EncodedRecord, FeatureSchema
-
-T = TypeVar("T")
-R = TypeVar("R", bound=Rows)
 
 # Beyond these sizes the work would hold up other requests in the event loop for milliseconds.
 _LARGE_BODY_BYTES = 32_768
@@ -37,19 +31,14 @@ async def predict(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     model = runtime.require_model()
     check_media_type(request)
-    timeout_s = runtime.settings.timeout_s
-    try:
-        async with asyncio.timeout(timeout_s - request_info(request).elapsed_s):
-            return await _answer(request, runtime, model)
-    except TimeoutError:
-        raise DeadlineError(f"expected an answer within {timeout_s:g} s, found none") from None
+    return await within_deadline(request, runtime, _answer(request, runtime, model))
 
 
 async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics = runtime.settings, runtime.metrics
     body = await read_body(request, settings.max_body_bytes)
-    with _timed(metrics.preprocess):
-        parsed = await _aside(partial(model.reader.read, body), large=len(body) > _LARGE_BODY_BYTES)
+    with timed(metrics.preprocess):
+        parsed = await aside(partial(model.reader.read, body), large=len(body) > _LARGE_BODY_BYTES)
     if num_invalid := len(parsed.instances) - len(parsed.encoded):
         metrics.samples.labels("invalid").inc(num_invalid)
     if not parsed.encoded:
@@ -60,25 +49,13 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     if scored.failures:
         metrics.samples.labels("error").inc(len(scored.failures))
     attributed = await _attribute(parsed, scored, model) if parsed.with_features else None
-    with _timed(metrics.postprocess):
+    with timed(metrics.postprocess):
         write = partial(_predictions, parsed, scored, model, metrics, attributed)
-        predictions = await _aside(write, large=len(parsed.instances) > _LARGE_NUM_INSTANCES)
+        predictions = await aside(write, large=len(parsed.instances) > _LARGE_NUM_INSTANCES)
     info = request_info(request)
     timing_ms = _timing(scored, attributed, info.elapsed_s)
     response = {"model": model.info, "request_id": info.id, "predictions": predictions, "timing_ms": timing_ms}
     return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
-
-
-@contextmanager
-def _timed(histogram: Histogram) -> Iterator[None]:
-    started = perf_counter()
-    yield
-    histogram.observe(perf_counter() - started)
-
-
-async def _aside(work: Callable[[], T], *, large: bool) -> T:
-    """Do small work here and large work in a thread."""
-    return await asyncio.to_thread(work) if large else work()
 
 
 def _check_features(parsed: ParsedRequest, model: Model) -> None:
@@ -89,7 +66,7 @@ def _check_features(parsed: ParsedRequest, model: Model) -> None:
 
 async def _score(parsed: ParsedRequest, model: Model) -> Scored[Answers]:
     arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
-    return await _submit(model.batcher, arrays, len(parsed.encoded))
+    return await submit(model.batcher, arrays, len(parsed.encoded))
 
 
 async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> Scored[Attribution] | None:
@@ -99,20 +76,11 @@ async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Mode
     records = _without_failures(parsed, scored)
     label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
     arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
-    return await _submit(model.attributions, arrays, len(records))
+    return await submit(model.attributions, arrays, len(records))
 
 
 def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:
     return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
-
-
-async def _submit(batcher: Batcher[R], arrays: Arrays, size: int) -> Scored[R]:
-    try:
-        return await batcher.submit(arrays, size)
-    except QueueFullError:
-        raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
-    except BatcherClosedError:
-        raise NotReadyError(CLOSING) from None
 
 
 def _predictions(
@@ -122,7 +90,7 @@ def _predictions(
     if scored.output is None:
         raise InferenceFailedError("the model failed on every instance")
     records, schema = _without_failures(parsed, scored), model.manifest.features
-    metrics.count_missing(records, schema.names)
+    metrics.count_missing(name for record in records for name in record.missing if name in schema.names)
     told = _told(attributed, len(records), schema) if attributed is not None else None
     ids = [None] * len(records)
     answers = scored.output.predictions(records, ids, with_explanation=parsed.explain, attributions=told)

@@ -22,6 +22,7 @@ from service.api.settings import read_settings
 _settings, _ = read_settings()
 _BENTOML_TIMEOUT_S = _settings.timeout_s + 5.0  # our own deadline answers first
 _SWITCH_INTERVAL_S = 0.0002
+_PROTOCOL_PREFIX = "/v2/"
 
 _app = build_app(Runtime.from_environment)
 
@@ -39,12 +40,16 @@ class AheadOfBentoML:
 
     def __init__(self, own: Starlette, bentoml_app: Starlette) -> None:
         self._own, self._bentoml = own, bentoml_app
-        self._paths = frozenset() if _has_work(bentoml_app) else frozenset(route.path for route in own.routes)  # type: ignore[attr-defined]
+        self._passes = not _has_work(bentoml_app)
+        self._paths = frozenset(route.path for route in own.routes)  # type: ignore[attr-defined]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or start and stop with the server, which is BentoML's part."""
-        is_own = scope["type"] == "http" and scope["path"] in self._paths
-        await (self._own if is_own else self._bentoml)(scope, receive, send)
+        ahead = self._passes and scope["type"] == "http" and self._is_own(scope["path"])
+        await (self._own if ahead else self._bentoml)(scope, receive, send)
+
+    def _is_own(self, path: str) -> bool:
+        return path in self._paths or path.startswith(_PROTOCOL_PREFIX)
 
 
 def _has_work(bentoml_app: Starlette) -> bool:

@@ -51,6 +51,7 @@ class Answers:
     """
 
     manifest: Manifest
+    output: Output
     records: Sequence[_Record]
 
     @classmethod
@@ -72,19 +73,20 @@ class Answers:
             rounded(explanation.share),
             [None] * len(output) if sure is None or info is None else tell(sure, output.prediction, task=task, info=info),
         )
-        return cls(manifest, [_Record(*record) for record in zip(*columns, strict=True)])
+        return cls(manifest, output, [_Record(*record) for record in zip(*columns, strict=True)])
 
     def __len__(self) -> int:
         return len(self.records)
 
     def rows(self, rows: slice) -> "Answers":
         """Those of some of the records."""
-        return Answers(self.manifest, self.records[rows])
+        return Answers(self.manifest, self.output.rows(rows), self.records[rows])
 
     @classmethod
     def join(cls, parts: Sequence["Answers"]) -> "Answers":
         """Those of several batches, one after the other."""
-        return cls(parts[0].manifest, [record for part in parts for record in part.records])
+        output = Output.join([part.output for part in parts])
+        return cls(parts[0].manifest, output, [record for part in parts for record in part.records])
 
     @property
     def labels(self) -> list[int]:

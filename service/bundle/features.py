@@ -20,7 +20,7 @@ from service.bundle.text import tfidf_vector
 FloatArray = NDArray[np.float32]
 Encoded = tuple[float | FloatArray, str | None]  # what goes into the columns, and a warning
 _PLAIN_NUMBERS = {float, int}
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KIND_NAMES = {str: "a string", bool: "a boolean", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
 # Whole numbers as pandas and spreadsheets write them when a column has gaps.
 _WHOLE_NUMBER_AS_FLOAT = re.compile(r"(0|-?[1-9][0-9]*)\.0")
@@ -65,7 +65,7 @@ def read_number(value: object) -> float:
     """A finite number that float32 can hold; anything else is refused (booleans and numeric strings too)."""
     if type(value) is not float and not _is_number_type(type(value)):
         raise UnfitValueError("number_type", f"must be a number, found {kind_of(value)}")
-    if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:  # type: ignore[operator]  # a number type, as just checked
+    if not -FLOAT32_MAX <= value <= FLOAT32_MAX:  # type: ignore[operator]  # a number type, as just checked
         raise UnfitValueError("finite_number", "must be a finite number within the range of 32-bit floats")
     return float(value)  # type: ignore[arg-type]
 
@@ -91,7 +91,7 @@ def _as_float64(numbers: list[float] | NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _within_float32(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    if (np.abs(numbers) > _FLOAT32_MAX).any():
+    if (np.abs(numbers) > FLOAT32_MAX).any():
         raise UnfitValueError("finite_number", "must hold finite numbers within the range of 32-bit floats")
     return numbers
 

@@ -177,7 +177,8 @@ class _Reader:
             numbers = None
         if numbers is not None and numbers.ndim == 1:
             return numbers
-        return np.array([self._read_cell(modality, position, value) for position, value in enumerate(values)])
+        plain = values.tolist() if isinstance(values, np.ndarray) else values
+        return np.array([self._read_cell(modality, position, value) for position, value in enumerate(plain)])
 
     def _read_cell(self, modality: Modality, position: int, value: object) -> float:
         if is_missing(value):

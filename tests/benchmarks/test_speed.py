@@ -1,13 +1,18 @@
 """The speed benchmarks' own arithmetic: the reference work, rounds that alternate, figures of several rounds, absent peers."""
 
 import json
+import time
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import graph, reference, training_step
 from benchmarks.released import ENVIRONMENT, released_folder
 from benchmarks.serving import __main__ as serving
+from benchmarks.serving import stages
+from benchmarks.serving.bodies import write_bodies
 
 
 def test_the_reference_is_the_released_shape() -> None:
@@ -48,11 +53,16 @@ def test_rounds_alternate_and_the_first_is_not_told() -> None:
 
 
 def test_the_body_is_one_record_of_the_reference(tmp_path: Path) -> None:
-    """About 13 kB of numbers, one list per modality."""
-    serving.write_body(tmp_path / "body.json")
-    (record,) = json.loads((tmp_path / "body.json").read_text())["instances"]
+    """About 13 kB of numbers, one list per modality; or the same numbers in 6 kB of bytes, after as much JSON as is said."""
+    plain_body, binary_body = write_bodies(tmp_path)
+    plain, binary = plain_body.path.read_bytes(), binary_body.path.read_bytes()
+    (record,) = json.loads(plain)["instances"]
     assert {name: len(values) for name, values in record.items()} == {"lab": 256, "note": 768, "code": 512}
-    assert 12_000 < (tmp_path / "body.json").stat().st_size < 14_000
+    assert 12_000 < len(plain) < 14_000
+    length = int(binary_body.json_bytes or "")
+    assert [tensor["name"] for tensor in json.loads(binary[:length])["inputs"]] == list(record)
+    numbers = np.frombuffer(binary[length:], "<f4")
+    np.testing.assert_allclose(numbers, [*chain.from_iterable(record.values())], rtol=1e-4)
 
 
 def test_figures_are_medians_and_errors_are_added() -> None:
@@ -61,10 +71,16 @@ def test_figures_are_medians_and_errors_are_added() -> None:
     assert serving.median_of(rounds) == {**dict.fromkeys(serving.FIELDS, 2.0), "errors": 3}
 
 
+def test_the_time_of_a_part_is_per_record() -> None:
+    """A part that takes 1 ms for ten records takes about 100 us a record."""
+    (told,) = stages.time_parts({"sleep": lambda: time.sleep(0.001)}, rounds=3, num_records=10).values()
+    assert 100 <= told < 1000
+
+
 def test_peers_are_there() -> None:
     """Each in a file of its own beside the others, under a name of its own."""
     modules = [part for peer in serving.PEERS for part in peer.command if part.startswith("benchmarks.")]
-    assert len(modules) == len(serving.PEERS) - 1
+    assert len(modules) == len([peer for peer in serving.PEERS if not peer.own_threads])
     for module in modules:
         assert Path(module.partition(":")[0].replace(".", "/")).with_suffix(".py").exists()
     assert len({peer.name for peer in serving.PEERS}) == len(serving.PEERS)

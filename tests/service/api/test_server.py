@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
 
 from tests.service.api.error_shape import assert_error
 from tests.serving import Connection, Server, running_server
@@ -47,6 +50,29 @@ def test_health_and_documents_are_served(server: Server) -> None:
     assert server.get("/docs.json").json()["openapi"] == "3.1.0"
     assert server.get("/model").json()["model"]["name"] == "tiny"
     assert server.get("/").headers["location"] == "/docs.json"
+
+
+def test_a_client_of_the_open_inference_protocol_is_served(server: Server) -> None:
+    """Triton's own client: metadata, and inference in bytes both ways."""
+    client = InferenceServerClient(server.url.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    described = client.get_model_metadata("tiny", "1.0.0")
+    record = tiny_example()
+    arrays = {"labs": np.float32([[*record["labs"].values()]]), "history": np.float32([[record["history"]["age"], 1.0]])}
+    inputs = [InferInput(i["name"], [1, i["shape"][1]], i["datatype"]) for i in described["inputs"]]
+    for tensor in inputs:
+        tensor.set_data_from_numpy(arrays[tensor.name()], binary_data=True)
+    names = [output["name"] for output in described["outputs"]]
+    result = client.infer("tiny", inputs, outputs=[InferRequestedOutput(name, binary_data=True) for name in names])
+    assert result.as_numpy("prediction")[0, 1] == pytest.approx(EXAMPLE_RISK, abs=1e-6)
+    weights, logits = result.as_numpy("expert_weights"), result.as_numpy("expert_logits")
+    np.testing.assert_allclose((weights[:, :, None] * logits).sum(axis=1), result.as_numpy("logits"), atol=1e-5)
+    with pytest.raises(InferenceServerException, match="there is no model of this name"):
+        client.get_model_metadata("other")
+    client.close()
 
 
 def test_the_start_is_told_in_one_line_and_odd_variables_are_named(server: Server) -> None:

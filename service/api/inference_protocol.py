@@ -1,0 +1,98 @@
+"""The Open Inference Protocol (KServe V2): /v2, its health and model paths, and inference on tensors of flat vectors.
+
+For applications that hold their records as arrays: no JSON numbers to write and read, no sentence to build. What is refused is
+refused in the shape of every other error here, which holds the protocol's `error`.
+"""
+
+from functools import partial
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from service.api.errors import InferenceFailedError, NotFoundError
+from service.api.middleware import request_info
+from service.api.requests import check_media_type, read_body
+from service.api.runtime import Model, Runtime
+from service.api.scoring import aside, submit, timed, within_deadline
+from service.api.tensors import HEADER_LENGTH, infer_response, model_metadata, parse_infer
+
+_LARGE_BODY_BYTES = 1_000_000
+_EXTENSIONS = ("binary_tensor_data",)
+
+
+def protocol_routes(version: str) -> list[Route]:
+    """Every path of the protocol; `version` is that of this service's HTTP interface."""
+
+    def show_server(_: Request) -> Response:
+        return JSONResponse({"name": "i2moe-service", "version": version, "extensions": list(_EXTENSIONS)})
+
+    model = "/v2/models/{name}"
+    versioned = model + "/versions/{version}"
+    return [
+        *(Route(f"{path}/infer", infer, methods=["POST"]) for path in (model, versioned)),
+        *(Route(f"{path}/ready", _show_model_ready) for path in (model, versioned)),
+        *(Route(path, _show_model) for path in (model, versioned)),
+        Route("/v2/health/ready", _show_ready),
+        Route("/v2/health/live", _show_live),
+        Route("/v2", show_server),
+    ]
+
+
+def _show_live(_: Request) -> Response:
+    return JSONResponse({"live": True})
+
+
+def _show_ready(request: Request) -> Response:
+    _runtime(request).require_model()
+    return JSONResponse({"ready": True})
+
+
+def _show_model(request: Request) -> Response:
+    return Response(to_json(model_metadata(_named_model(request).manifest)), media_type="application/json")
+
+
+def _show_model_ready(request: Request) -> Response:
+    manifest = _named_model(request).manifest
+    return JSONResponse({"name": manifest.name, "ready": True})
+
+
+def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+def _named_model(request: Request) -> Model:
+    """The model, which must be the one that the path names."""
+    model = _runtime(request).require_model()
+    named = request.path_params
+    if named["name"] != model.manifest.name or named.get("version", model.manifest.version) != model.manifest.version:
+        served = f"{model.manifest.name}, version {model.manifest.version}"
+        raise NotFoundError(f"there is no model of this name and version; served is {served}")
+    return model
+
+
+async def infer(request: Request) -> Response:
+    """POST .../infer: score the records of the tensors."""
+    runtime, model = _runtime(request), _named_model(request)
+    check_media_type(request)
+    return await within_deadline(request, runtime, _answer(request, runtime, model))
+
+
+async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
+    settings, metrics, schema = runtime.settings, runtime.metrics, model.manifest.features
+    body = await read_body(request, settings.max_body_bytes)
+    with timed(metrics.preprocess):
+        header_length = request.headers.get(HEADER_LENGTH)
+        read = partial(parse_infer, body, header_length, schema, max_instances=settings.max_instances)
+        parsed = await aside(read, large=len(body) > _LARGE_BODY_BYTES)
+    scored = await submit(model.batcher, parsed.records.arrays, parsed.size)
+    metrics.queue.observe(scored.queue_s)
+    if scored.failures:
+        metrics.samples.labels("error").inc(len(scored.failures))
+    if scored.output is None or scored.failures:
+        raise InferenceFailedError(f"the model failed on {len(scored.failures)} of {parsed.size} records")
+    with timed(metrics.postprocess):
+        metrics.count_missing(name for name, rows in parsed.records.absent.items() for _ in range(int(rows.sum())))
+        return infer_response(parsed, scored.output, request_info(request).id)

@@ -1,0 +1,51 @@
+"""What every way of asking for predictions shares: a deadline, the queue, and how long parts of the work take."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TypeVar
+
+from prometheus_client import Histogram
+from starlette.requests import Request
+
+from service.api.batcher import Arrays, Batcher, BatcherClosedError, QueueFullError, Rows, Scored
+from service.api.errors import DeadlineError, NotReadyError, OverloadedError
+from service.api.middleware import request_info
+from service.api.runtime import CLOSING, Runtime
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Rows)
+
+
+async def within_deadline(request: Request, runtime: Runtime, answer: Awaitable[T]) -> T:
+    """What `answer` comes to; raises `DeadlineError` when the request takes longer than it may, counted from its arrival."""
+    timeout_s = runtime.settings.timeout_s
+    try:
+        async with asyncio.timeout(timeout_s - request_info(request).elapsed_s):
+            return await answer
+    except TimeoutError:
+        raise DeadlineError(f"expected an answer within {timeout_s:g} s, found none") from None
+
+
+async def submit(batcher: Batcher[R], arrays: Arrays, size: int) -> Scored[R]:
+    """Score `size` samples with whatever else waits. Raises `OverloadedError` and `NotReadyError`."""
+    try:
+        return await batcher.submit(arrays, size)
+    except QueueFullError:
+        raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
+    except BatcherClosedError:
+        raise NotReadyError(CLOSING) from None
+
+
+@contextmanager
+def timed(histogram: Histogram) -> Iterator[None]:
+    """Observe how long the block takes, unless it fails."""
+    started = perf_counter()
+    yield
+    histogram.observe(perf_counter() - started)
+
+
+async def aside(work: Callable[[], T], *, large: bool) -> T:
+    """Do small work here and large work in a thread: it would hold up other requests for milliseconds."""
+    return await asyncio.to_thread(work) if large else work()
