@@ -186,7 +186,7 @@ class Timing(_Wire):
     """Where the time went, in milliseconds."""
 
     queue: float = Field(description="Waiting for the batch before.")
-    inference: float = Field(description="In the graph.")
+    inference: float = Field(description="Of the batch: in the graph, and being explained.")
     attribution: float | None = Field(
         default=None, description='Only with `explain: "features"`: attributing contributions to features, waiting included.'
     )
