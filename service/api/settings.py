@@ -1,7 +1,5 @@
 """Every setting of the service: an environment variable `I2MOE_<NAME>`, checked once at start."""
 
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,19 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.bundle.machine import usable_cpus
+
 ENV_PREFIX = "I2MOE_"
 _MAX_DEFAULT_THREADS = 8  # models of this size do not get faster beyond it
-_CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-
-
-def usable_cpus() -> int:
-    """Cores this process may really use: its CPU affinity, or the container's CPU quota where that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CGROUP_CPU_MAX.read_text().split()
-        return max(1, min(cores, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
-        return cores
 
 
 def _default_num_threads(validated: dict[str, Any]) -> int:

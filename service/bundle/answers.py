@@ -5,7 +5,7 @@ The same dictionaries leave the HTTP service and the command line; `service.api.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from service.bundle.errors import Problem
 from service.bundle.explanation import DIGITS, Explanation, Floats, RecordExplanation, explain, risk_band, rounded, summarise
 from service.bundle.manifest import Manifest, TaskInfo
 from service.bundle.output import Output
-from service.bundle.schema import EncodedRecord
 from service.bundle.uncertainty import assess, caution, tell
 
 Prediction = dict[str, Any]
@@ -25,6 +24,18 @@ def build_refusal(record_id: str | None, code: str, error: Exception, problems: 
     """What stands in the place of a prediction for a record that could not be answered."""
     detail = [{"loc": list(problem.loc), "type": problem.type, "msg": problem.msg} for problem in problems]
     return {"id": record_id, "status": "error", "error": {"code": code, "message": str(error), "detail": detail}}
+
+
+class Remarked(Protocol):
+    """A record as it was sent: what of it is missing, and what its sender should know."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """`labs` for a whole modality, else `labs.glucose`."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences."""
 
 
 class _Record(NamedTuple):
@@ -110,25 +121,25 @@ class Answers:
 
     def predictions(
         self,
-        encoded: Sequence[EncodedRecord],
+        sent: Sequence[Remarked],
         ids: Sequence[str | int | None],
         *,
         with_explanation: bool = True,
         attributions: Sequence[RecordAttribution | None] | None = None,
     ) -> list[Prediction]:
-        """One prediction per record, in order; `encoded` are the same records as they were sent.
+        """One prediction per record, in order; `sent` tells what was remarkable about the same records.
 
         With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
         """
         attributed = [None] * len(self) if attributions is None else attributions
         told = []
-        for record, sent, record_id, attribution in zip(self.records, encoded, ids, attributed, strict=True):
+        for record, remarks, record_id, attribution in zip(self.records, sent, ids, attributed, strict=True):
             prediction = self._prediction(record, record_id)
             if with_explanation:
                 prediction["explanation"] = self._explanation(record, attribution)
             unattributed = attributions is not None and attribution is None
-            prediction["missing"] = list(sent.missing)
-            prediction["warnings"] = [*sent.warnings, *([_UNATTRIBUTED] if unattributed else [])]
+            prediction["missing"] = list(remarks.missing)
+            prediction["warnings"] = [*remarks.warnings, *([_UNATTRIBUTED] if unattributed else [])]
             told.append(prediction)
         return told
 

@@ -33,6 +33,28 @@ def read_table(path: Path | str) -> pl.DataFrame:
     raise TableError(f"{path}: expected a file ending in {', '.join(TABLE_SUFFIXES)}")
 
 
+def read_batches(path: Path, num_rows: int) -> Iterator[pl.DataFrame]:
+    """The table as `read_table` reads it, some rows at a time and in order; only those are in memory. Raises `TableError`."""
+    if not path.is_file() or not path.name.endswith(TABLE_SUFFIXES):
+        yield read_table(path)  # says what is wrong
+        return
+    try:
+        scan = pl.scan_parquet(path) if path.name.endswith(".parquet") else pl.scan_csv(path, infer_schema=False)
+        yield from scan.collect_batches(chunk_size=num_rows, maintain_order=True)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
+
+
+def count_rows(path: Path) -> int | None:
+    """How many rows a parquet file says it has; None for files that would have to be read for it."""
+    if not path.name.endswith(".parquet"):
+        return None
+    try:
+        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+
+
 def _reason(error: Exception) -> str:
     """The start of an error of polars. What follows a backquote may be a cell's content, which no message may hold."""
     return (str(error).partition("`")[0].strip() or type(error).__name__).splitlines()[0]
@@ -46,13 +68,13 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 
 def numbers(frame: pl.DataFrame, column: str) -> pl.Series:
     """A column as float64, null where missing (blank, null, NaN). Raises `TableError` naming the first bad row."""
-    parsed, bad = _parse_numbers(_column(frame, column))
+    parsed, bad = parse_numbers(_column(frame, column))
     if bad.any():
         raise TableError(f"column {column}: row {int(bad.arg_true()[0]) + 1} of {len(bad)} is not a finite number")
     return parsed
 
 
-def _parse_numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+def parse_numbers(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     """A column as float64, null where missing, and which of its rows hold something else."""
     if series.dtype == pl.String:
         series = series.str.strip_chars()
@@ -111,7 +133,7 @@ def _feature_values(frame: pl.DataFrame, column: str, feature: Feature) -> list[
     series = _column(frame, column)
     if not isinstance(feature, NumericFeature):
         return series.to_list()
-    parsed, bad = _parse_numbers(series)
+    parsed, bad = parse_numbers(series)
     values = parsed.to_list()
     for row in bad.arg_true():
         values[row] = series[row]

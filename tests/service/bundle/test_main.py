@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from service.bundle import __main__ as module
-from service.bundle.__main__ import main, read_jsonl, write_predictions
+from service.bundle.__main__ import main, read_jsonl
+from service.bundle.prediction_files import write_predictions
 from service.bundle.predictor import num_cuda_devices
 from service.bundle.store import MANIFEST_FILE, Bundle
 from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
@@ -254,12 +255,12 @@ def test_cuda_without_gpu_ends_in_an_error(bundle: Bundle, tmp_path: Path, capsy
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C in the middle leaves no half file."""
 
-    def interrupted() -> Iterator[dict[str, Any]]:
-        yield {"id": "1", "status": "ok"}
+    def interrupted() -> Iterator[list[dict[str, Any]]]:
+        yield [{"id": "1", "status": "ok"}]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_predictions(interrupted(), tmp_path / "out.jsonl")
+        write_predictions(interrupted(), tmp_path / "out.jsonl", ())
     assert list(tmp_path.iterdir()) == []
 
 

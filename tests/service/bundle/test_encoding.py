@@ -1,0 +1,129 @@
+"""Rows of a table are encoded as their records would be, one by one."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.bundle import encoding
+from service.bundle.encoding import EncodedBatch, encode_frame, encode_records
+from service.bundle.schema import (
+    ArrayFeature,
+    CategoricalFeature,
+    CodesFeature,
+    FeatureSchema,
+    Modality,
+    NumericFeature,
+    TextFeature,
+)
+from service.bundle.tables import TableError, table_records
+
+SCHEMA = FeatureSchema(
+    modalities=(
+        Modality(
+            name="table",
+            features=(
+                NumericFeature(name="crea", minimum=0.5, maximum=10.0),
+                NumericFeature(name="sod", minimum=110, maximum=170),
+                CategoricalFeature(name="sex", vocabulary=("female", "male", "1", "true")),
+            ),
+        ),
+        Modality(
+            name="notes",
+            features=(
+                CodesFeature(name="icd", vocabulary=("I50", "E11")),
+                TextFeature(name="note", vocabulary=("pain", "chest"), idf=(1.0, 2.0)),
+            ),
+        ),
+        Modality(name="image", features=(ArrayFeature(name="pixels", shape=(2, 2)),)),
+    )
+)
+
+numbers = st.none() | st.floats(width=32) | st.sampled_from([0.5, 10.0, 140.0, 1e38, -1e300])
+texts = st.none() | st.sampled_from(["", " ", "male", "male ", "TRUE", "1.0", "4", "-3.5", "1e400", "nan", "inf", "x", "0x1"])
+words = st.none() | st.sampled_from(["I50", "I50|E11", "X", "E11|X", "", "|", "chest pain", "Pain!", "nothing"])
+pixels = st.none() | st.lists(st.none() | st.floats(width=32), min_size=0, max_size=5) | st.just([1.0, 2.0, 3.0, 4.0])
+full = st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4)
+
+
+def column(cells: Any, dtype: Any, size: int) -> Any:
+    return st.lists(cells, min_size=size, max_size=size).map(lambda values: pl.Series(values, dtype=dtype, strict=False))
+
+
+@st.composite
+def frames(draw: Any) -> pl.DataFrame:
+    """Tables of some rows with some of the columns, of different types."""
+    size = draw(st.integers(0, 4))
+    kinds = {
+        "id": st.one_of(column(st.none() | st.text(max_size=2), pl.String, size), column(st.integers(0, 9), pl.Int64, size)),
+        "crea": st.one_of(
+            column(numbers, pl.Float64, size), column(texts, pl.String, size), column(st.booleans(), pl.Boolean, size)
+        ),
+        "table.sod": st.one_of(column(st.integers(0, 200), pl.Int64, size), column(numbers, pl.Float32, size)),
+        "sex": st.one_of(
+            column(texts, pl.String, size), column(st.booleans(), pl.Boolean, size), column(st.integers(0, 2), pl.Int8, size)
+        ),
+        "icd": st.one_of(
+            column(words, pl.String, size), column(st.lists(st.sampled_from(["I50", "X"])), pl.List(pl.String), size)
+        ),
+        "note": st.one_of(column(words, pl.String, size), column(st.integers(0, 2), pl.Int64, size)),
+        "pixels": st.one_of(
+            column(pixels, pl.List(pl.Float64), size),
+            column(full, pl.List(pl.Float32), size),
+            column(full, pl.Array(pl.Float32, 4), size),
+            column(full.map(lambda p: [p[:2], p[2:]]), pl.Array(pl.Float64, (2, 2)), size),
+            column(full.map(lambda p: [p[:2], p[2:]]), pl.List(pl.List(pl.Float64)), size),
+            column(st.lists(st.integers(0, 3), min_size=4, max_size=4), pl.List(pl.Int32), size),
+        ),
+    }
+    names = draw(st.lists(st.sampled_from(sorted(kinds)), unique=True))
+    return pl.DataFrame({name: draw(kinds[name]) for name in names} or {"other": [0] * size})
+
+
+def told(batch: EncodedBatch) -> tuple[Any, ...]:
+    refusals = {row: [(p.loc, p.type, p.msg) for p in error.problems] for row, error in batch.refusals.items()}
+    return batch.ids, {name: (x.dtype, x.shape, x.tobytes()) for name, x in batch.arrays.items()}, batch.sent, refusals
+
+
+@pytest.mark.parametrize("missing", ["learned", "reject"])
+@settings(deadline=None, max_examples=300)
+@given(frame=frames())
+def test_rows_are_encoded_as_records_one_by_one(missing: Any, frame: pl.DataFrame) -> None:
+    """Ids, arrays to the bit, gaps, warnings, refusals and their words."""
+    schema = SCHEMA.model_copy(update={"missing": missing})
+    ids = frame.get_column("id").to_list() if "id" in frame.columns else [None] * frame.height
+    records = [{"id": i, **record} for i, record in zip(ids, table_records(frame, schema), strict=True)]
+    assert told(encode_frame(frame, schema)) == told(encode_records(records, schema))
+
+
+def test_numbers_in_a_row_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and arrays of the right length and type; not cell by cell."""
+    monkeypatch.setattr(encoding, "_read_cells", pytest.fail)
+    cells = np.arange(8, dtype=np.float32).reshape(2, 4)
+    for series in (
+        pl.Series(cells),
+        pl.Series(cells.reshape(2, 2, 2)),
+        pl.Series(cells.tolist()),
+        pl.Series([[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ):
+        batch = encode_frame(pl.DataFrame({"pixels": series}), SCHEMA)
+        np.testing.assert_array_equal(batch.arrays["image"], cells)
+
+
+def test_a_category_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows have it."""
+    calls = []
+    encode = CategoricalFeature.encode
+    monkeypatch.setattr(CategoricalFeature, "encode", lambda self, value: calls.append(value) or encode(self, value))
+    batch = encode_frame(pl.DataFrame({"sex": ["male", "female", None, "male", "x", "x"], "crea": [1.0] * 6}), SCHEMA)
+    assert calls == ["male", "female", "x"]
+    assert [len(sent.warnings) for sent in batch.sent] == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_column_that_cannot_be_numbers_ends_it() -> None:
+    """No row could be read."""
+    with pytest.raises(TableError, match="expected numbers, found List"):
+        encode_frame(pl.DataFrame({"crea": [[1.0]]}), SCHEMA)
