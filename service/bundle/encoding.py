@@ -75,9 +75,10 @@ def encode_frame(frame: pl.DataFrame, schema: FeatureSchema) -> EncodedBatch:
     bad = _bad_rows(columns, schema)
     refusals = _refusals(frame, bad.nonzero()[0].tolist(), schema)
     good = np.array([row for row in range(frame.height) if row not in refusals], np.intp)
+    arrays = {c.modality.name: c.values[good] if refusals else c.values for c in columns}
     remarks = [part.remarks() for part in columns]
     sent = [_joined(remarks, row) for row in good.tolist()]
-    return EncodedBatch([id_text(value) for value in given], {c.modality.name: c.values[good] for c in columns}, sent, refusals)
+    return EncodedBatch([id_text(value) for value in given], arrays, sent, refusals)
 
 
 def _joined(remarks: Sequence["_Remarks"], row: int) -> Sent:
@@ -117,6 +118,7 @@ class _Columns:
 
     modality: Modality
     values: FloatArray  # (rows, columns), NaN where missing or unfit
+    gaps: NDArray[np.bool_]  # (rows, columns), where they are NaN
     unfit: NDArray[np.bool_]  # (rows,), where a cell is refused
     warned: list[tuple[str, Warned]]  # by feature, in order
 
@@ -133,12 +135,12 @@ class _Columns:
             unfit |= read.unfit
             if read.warned:
                 warned.append((feature.name, read.warned))
-        return cls(modality, values, unfit, warned)
+        return cls(modality, values, np.isnan(values), unfit, warned)
 
     @property
     def gone(self) -> NDArray[np.bool_]:
         """In which rows (rows,) the modality has no value at all."""
-        return np.asarray(np.isnan(self.values).all(axis=1))
+        return np.asarray(self.gaps.all(axis=1))
 
     def remarks(self) -> _Remarks:
         """Rows that lack the same cells share one answer."""
@@ -146,13 +148,12 @@ class _Columns:
         for feature, warned in self.warned:
             for row, warning in warned.items():
                 warnings.setdefault(row, []).append(f"{self.modality.name}.{feature} {warning}")
-        gaps = np.asarray(np.isnan(self.values))
         known: dict[bytes, tuple[str, ...]] = {}
-        missing: list[tuple[str, ...]] = [()] * len(gaps)
-        for row in np.flatnonzero(gaps.any(axis=1)).tolist():
-            pattern = gaps[row].tobytes()
+        missing: list[tuple[str, ...]] = [()] * len(self.gaps)
+        for row in np.flatnonzero(self.gaps.any(axis=1)).tolist():
+            pattern = self.gaps[row].tobytes()
             if pattern not in known:
-                known[pattern] = self._missing(gaps[row])
+                known[pattern] = self._missing(self.gaps[row])
             missing[row] = known[pattern]
         return _Remarks(missing, warnings)
 
@@ -178,7 +179,7 @@ def _read_feature(series: pl.Series, feature: Feature) -> _Read:
         case CategoricalFeature():
             return _read_cells(series, feature, _once(feature.encode))
         case ArrayFeature() if (numbers := _as_matrix(series, feature.width)) is not None:
-            unfit = np.abs(numbers) > FLOAT32_MAX
+            unfit = np.isinf(numbers) if numbers.dtype == np.float32 else np.abs(numbers) > FLOAT32_MAX
             return _Read(np.where(unfit, np.nan, numbers) if unfit.any() else numbers, unfit.any(axis=1), {})
         case _:
             return _read_cells(series, feature, feature.encode)

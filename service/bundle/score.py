@@ -1,4 +1,4 @@
-"""Scores a file's records batch by batch, with bounded memory: the graph works on one batch while others are read and told."""
+"""Scores a file's records batch by batch, with bounded memory: the graph works on some while others are read and told."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,6 @@ from service.bundle.predictor import Predictor
 from service.bundle.schema import FloatArray
 
 Arrays = Mapping[str, FloatArray]
-_AHEAD = 2  # batches that are encoded while one is in the graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +25,18 @@ class _Scored:
     failures: dict[int, InferenceError]  # by position among the good rows
 
 
-def score(predictor: Predictor, batches: Iterable[EncodedBatch], *, with_features: bool = False) -> Iterator[list[Prediction]]:
+def score(
+    predictor: Predictor, batches: Iterable[EncodedBatch], *, num_threads: int = 1, with_features: bool = False
+) -> Iterator[list[Prediction]]:
     """The predictions of each batch, rows in order; one that does not fit gets `status: "error"` and its problems.
 
-    `with_features`: every expert is told with the features that drove it.
+    `num_threads` batches are in the graph at a time. `with_features`: every expert is told with the features that drove it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="graph") as graph:
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="graph") as graph:
         running: deque[tuple[EncodedBatch, Future[_Scored]]] = deque()
         for batch in batches:
             running.append((batch, graph.submit(_run, predictor, batch.arrays, len(batch.sent))))
-            if len(running) > _AHEAD:
+            if len(running) > num_threads:  # one is ready before a thread is
                 yield _next(running, predictor, with_features=with_features)
         while running:
             yield _next(running, predictor, with_features=with_features)
