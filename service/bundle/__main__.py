@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--features", action="store_true", help="attribute every expert's contribution to features (jsonl)")
     predict.add_argument("--provider", choices=["auto", "cuda", "cpu"], default="auto")
     predict.add_argument("--threads", type=int, help="batches in the graph at a time; on the CPU all usable cores by default")
+    predict.add_argument("--ray", type=int, metavar="WORKERS", help="on Ray Data: parquet files to a folder of parquet files")
     return parser
 
 
@@ -140,7 +141,18 @@ def leave_garbage() -> None:
     gc.set_threshold(_GARBAGE_THRESHOLD)
 
 
+def _predict_on_ray(args: argparse.Namespace, bundle: Bundle) -> str:
+    from service.bundle.ray_data import predict_on_ray
+
+    num_rows = predict_on_ray(
+        bundle.path, str(args.input), args.out, num_workers=args.ray, batch_size=_BATCH_SIZE, provider=args.provider
+    )
+    return f"{num_rows} rows written to {args.out}"
+
+
 def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
+    if args.ray:
+        return _predict_on_ray(args, bundle)
     predictor = Predictor(bundle, provider=args.provider)
     predictor.replay_example()
     if args.features and bundle.attribution_path is None:

@@ -42,6 +42,11 @@ def score(
             yield _next(running, predictor, with_features=with_features)
 
 
+def score_batch(predictor: Predictor, batch: EncodedBatch, *, with_features: bool = False) -> list[Prediction]:
+    """The predictions of one batch, rows in order, worked out here and now."""
+    return _tell(predictor, batch, _run(predictor, batch.arrays, len(batch.sent)), with_features=with_features)
+
+
 def _next(running: deque[tuple[EncodedBatch, Future[_Scored]]], predictor: Predictor, *, with_features: bool) -> list[Prediction]:
     batch, future = running.popleft()
     return _tell(predictor, batch, future.result(), with_features=with_features)
