@@ -9,6 +9,7 @@ from export.errors import ExportError
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
 from service.bundle.store import Bundle
+from service.bundle.tables import TableError
 from training.errors import TrainingError
 
 _RELEASED = "released"
@@ -16,7 +17,13 @@ _RELEASED = "released"
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; must not exist")
-    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="number format of the graph")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "int8"],
+        default="fp32",
+        help="number format of the graph; int8: its large matrix products, for large models on the CPU",
+    )
+    parser.add_argument("--calibration", type=Path, help="int8: a table of rows like those to be served, csv or parquet")
     parser.add_argument(
         "--attribution-points",
         type=int,
@@ -50,22 +57,27 @@ def _export(arguments: Sequence[str]) -> Bundle:
         from export.released import released_material
 
         material = released_material(args.checkpoint, args.config)
-        return export_bundle(material, args.out, target=args.target, attribution_points=args.attribution_points)
-    args = _run_parser().parse_args(arguments)
-    from export.bundle import export_bundle, run_material
+    else:
+        args = _run_parser().parse_args(arguments)
+        from export.bundle import export_bundle, run_material
 
-    return export_bundle(run_material(args.run), args.out, target=args.target, attribution_points=args.attribution_points)
+        material = run_material(args.run)
+    if (args.precision == "int8") != (args.calibration is not None):
+        raise ExportError("--precision int8 and --calibration TABLE belong together: scales are measured on the table's rows")
+    options = {"target": args.target, "attribution_points": args.attribution_points}
+    return export_bundle(material, args.out, calibration=args.calibration, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one export; answers the exit status."""
     try:
         bundle = _export(sys.argv[1:] if arguments is None else arguments)
-    except (ExportError, BundleError, InferenceError, InvalidRecordError, TrainingError, OSError) as error:
+    except (ExportError, BundleError, InferenceError, InvalidRecordError, TableError, TrainingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parity = bundle.manifest.parity
-    print(f"bundle written to {bundle.path}: {parity.cases} cases agree to {parity.max_abs_diff:.1e} (limit {parity.atol:g})")
+    what = "cases" if bundle.manifest.graph.precision == "fp32" else "calibration rows"
+    print(f"bundle written to {bundle.path}: {parity.cases} {what} agree to {parity.max_abs_diff:.1e} (limit {parity.atol:g})")
     print(_attribution(bundle.manifest))
     return 0
 

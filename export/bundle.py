@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from export.attribution import attribution_info, build_attribution, methods, verify_attribution
 from export.errors import ExportError
 from export.graph import build_graph, graph_info, save_graph
-from export.verify import verify
+from export.quantise import calibration_rows, quantise
+from export.verify import verify, verify_precision
 from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -105,12 +106,16 @@ def _uncertainty(document: Mapping[str, Any]) -> UncertaintyInfo | None:
     return None if told is None else UncertaintyInfo.model_validate(told["conformal"])
 
 
-def export_bundle(material: Material, out: Path, *, target: str = "cpu", attribution_points: int = 0) -> Bundle:
+def export_bundle(
+    material: Material, out: Path, *, target: str = "cpu", attribution_points: int = 0, calibration: Path | None = None
+) -> Bundle:
     """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind.
 
-    With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one.
+    With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one. With `calibration`, a
+    table, the graph's large products are int8 by scales measured on its rows (`TableError` where it cannot be read).
     """
     verified: dict[str, Any] = {}
+    rows = None if calibration is None else calibration_rows(calibration, material.schema)
 
     def fill(folder: Path) -> None:
         graph = build_graph(material.model, material.schema)
@@ -120,6 +125,12 @@ def export_bundle(material: Material, out: Path, *, target: str = "cpu", attribu
         draft = _manifest(material, graph=info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
         predictor = Predictor(Bundle(folder, draft), provider="cpu")
         parity = verify(predictor, material.model, material.schema)
+        if rows is not None:
+            exact, graph = predictor, quantise(graph, rows)
+            info = graph_info(graph, target=target, precision="int8")
+            save_graph(graph, folder / MODEL_FILE)
+            predictor = Predictor(Bundle(folder, draft.model_copy(update={"graph": info})), provider="cpu")
+            parity = verify_precision(predictor, exact, rows)
         verified.update(graph=info, parity=parity, answer=_answer(predictor, material))
         if attribution_points:
             verified["attribution"] = _add_attribution(material, folder, draft, num_points=attribution_points)

@@ -140,12 +140,12 @@ def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-def graph_info(model: onnx.ModelProto, *, target: str) -> GraphInfo:
+def graph_info(model: onnx.ModelProto, *, target: str, precision: str = "fp32") -> GraphInfo:
     """The graph's interface, for the manifest."""
     return GraphInfo.model_validate(
         {
-            "opset": model.opset_import[0].version,
-            "precision": "fp32",
+            "opset": next(opset.version for opset in model.opset_import if opset.domain in {"", "ai.onnx"}),
+            "precision": precision,
             "target": target,
             "inputs": tensor_infos(model.graph.input),
             "outputs": tensor_infos(model.graph.output),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.errors import ParityError
 from service.bundle.manifest import Parity
 from service.bundle.output import OUTPUT_NAMES, Output
-from service.bundle.predictor import Predictor
+from service.bundle.predictor import REPLAY_TOLERANCE, Predictor
 from service.bundle.schema import CategoricalFeature, CodesFeature, Feature, FeatureSchema, NumericFeature
 from training.inference import predict
 from training.model.mixture import I2MoE
@@ -126,3 +126,15 @@ def verify(predictor: Predictor, model: I2MoE, schema: FeatureSchema, *, atol: f
     if failures:
         raise ParityError(failures, atol)
     return Parity(atol=atol, max_abs_diff=worst, cases=num_cases)
+
+
+def verify_precision(predictor: Predictor, exact: Predictor, rows: Arrays) -> Parity:
+    """Compare a graph of lower precision with the float32 graph it was made of, on real rows. Raises `ParityError`.
+
+    The limit is that within which the service replays such a graph's example.
+    """
+    atol = REPLAY_TOLERANCE[predictor.manifest.graph.precision]
+    worst, failures = _compare(Case("calibration rows", rows), exact.run(rows), predictor.run(rows), atol)
+    if failures:
+        raise ParityError(failures, atol)
+    return Parity(atol=atol, max_abs_diff=worst, cases=len(next(iter(rows.values()))))
