@@ -12,9 +12,9 @@ from export.__main__ import main
 from export.bundle import export_bundle, run_material
 from export.errors import ExportError, ParityError
 from export.quantise import calibration_rows, quantise
-from export.verify import verify_precision
+from export.verify import PRECISION_ATOL, verify_precision
 from service.bundle.output import OUTPUT_NAMES
-from service.bundle.predictor import REPLAY_TOLERANCE, Predictor
+from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
 from service.bundle.tables import TableError, read_table
 from tests.training.small_data import ALL_MODALITIES, recipe
@@ -43,7 +43,7 @@ def test_large_products_are_int8_and_answers_stay_close(rich_run: Path, rich_bun
     manifest = open_bundle(quantised.path).manifest
     assert manifest.graph.precision == "int8"
     assert manifest.graph.inputs == rich_bundle.manifest.graph.inputs
-    assert manifest.parity.atol == REPLAY_TOLERANCE["int8"]
+    assert manifest.parity.atol == PRECISION_ATOL["int8"]
     assert 0 < manifest.parity.max_abs_diff <= manifest.parity.atol
     weights = [t for t in onnx.load(quantised.model_path).graph.initializer if t.data_type == onnx.TensorProto.INT8]
     assert len([t for t in weights if len(t.dims) == 2]) >= len(manifest.experts)
@@ -93,8 +93,8 @@ def test_rows_must_be_enough_and_readable(rich_bundle: Bundle, table: Path, tmp_
 def test_answers_too_far_away_are_refused(
     rich_bundle: Bundle, quantised: Bundle, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the limit within which the service replays an example."""
-    monkeypatch.setitem(REPLAY_TOLERANCE, "int8", 1e-9)
+    """Beyond the limit of the precision."""
+    monkeypatch.setitem(PRECISION_ATOL, "int8", 1e-9)
     rows = calibration_rows(table, rich_bundle.manifest.features)
     with pytest.raises(ParityError, match="calibration rows: prediction differs by"):
         verify_precision(*(Predictor(bundle, provider="cpu") for bundle in (quantised, rich_bundle)), rows)
