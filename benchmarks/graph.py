@@ -79,7 +79,7 @@ def peak_gflops() -> float:
 def measure(predictor: Predictor, model: Released | None, shape: Shape, batch: int, rounds: int) -> dict[str, float]:
     """Medians for one batch size, and how far the answers lie apart."""
     inputs, _ = reference.rows(shape, batch)
-    arrays = {name: x.numpy() for name, x in zip(NAMES, inputs, strict=True)}
+    arrays = {name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)}
     work: dict[str, Callable[[], object]] = {"graph": lambda: predictor.run(arrays)}
     if model is not None:
         work["released"] = lambda: model(inputs)

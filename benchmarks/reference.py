@@ -38,6 +38,12 @@ class Shape:
     reweighting_layers: int = 3
     dropout: float = 0.5
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities: the released script's, and more of them by number."""
+        more = (f"modality_{i}" for i in range(len(NAMES), len(self.columns)))
+        return (*NAMES, *more)[: len(self.columns)]
+
 
 def rows(shape: Shape, num_rows: int, seed: int = 0) -> tuple[list[Tensor], Tensor]:
     """Random inputs (N, columns) and labels (N,)."""
@@ -55,7 +61,7 @@ def recipe(shape: Shape, train: dict[str, Any]) -> Recipe:
             "label": "y",
             "task": "binary",
             "split": {"column": "split"},
-            "modalities": {name: {"array": f"{name}.npy"} for name in NAMES},
+            "modalities": {name: {"array": f"{name}.npy"} for name in shape.names},
         },
         "model": {
             "fusion": "transformer",
@@ -80,12 +86,12 @@ def dataset(shape: Shape, num_rows: int) -> Dataset:
     inputs, labels = rows(shape, num_rows)
     modalities = tuple(
         Modality(name=name, features=(ArrayFeature(name=name, shape=(columns,)),))
-        for name, columns in zip(NAMES, shape.columns, strict=True)
+        for name, columns in zip(shape.names, shape.columns, strict=True)
     )
     return Dataset(
         schema=FeatureSchema(modalities=modalities, missing="reject"),
         task=TaskInfo(kind="binary", labels=("alive", "dead"), outcome="death"),
-        arrays={name: x.numpy() for name, x in zip(NAMES, inputs, strict=True)},
+        arrays={name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)},
         target=labels.numpy(),
         splits={name: np.arange(num_rows) for name in ("train", "validation", "test")},
         notes=(),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import graph, reference, training_step
+from benchmarks import graph, growth, reference, training_step
 from benchmarks.released import ENVIRONMENT, released_folder
 from benchmarks.serving import __main__ as serving
 from benchmarks.serving import stages
@@ -63,6 +63,23 @@ def test_the_body_is_one_record_of_the_reference(tmp_path: Path) -> None:
     assert [tensor["name"] for tensor in json.loads(binary[:length])["inputs"]] == list(record)
     numbers = np.frombuffer(binary[length:], "<f4")
     np.testing.assert_allclose(numbers, [*chain.from_iterable(record.values())], rtol=1e-4)
+
+
+def test_more_modalities_are_named_and_their_widths_begin_again() -> None:
+    """The reference is the case of three; every other has as many names as widths, all distinct."""
+    assert growth.shape_of(3) == reference.Shape()
+    shape = growth.shape_of(5)
+    assert shape.columns == (256, 768, 512, 256, 768)
+    assert shape.names == ("lab", "note", "code", "modality_3", "modality_4")
+    assert growth.shape_of(2).names == ("lab", "note")
+    assert list(reference.dataset(shape, 2).arrays) == list(shape.names)
+
+
+def test_the_table_of_growth_by_hand() -> None:
+    """Milliseconds as measured, and microseconds a sample at the largest batch."""
+    head, _, row = growth.table({3: {1: 0.5, 64: 12.8}}).splitlines()
+    assert head.startswith("| modalities | experts | MFLOP a sample | batch 1 | batch 64 |")
+    assert row == "| 3 | 5 | 32.9 | 0.50 | 12.80 | 200 |"
 
 
 def test_figures_are_medians_and_errors_are_added() -> None:
