@@ -70,6 +70,10 @@ def _cuda_session(model: str, options: ort.SessionOptions) -> ort.InferenceSessi
     if CUDA not in ort.get_available_providers() or num_cuda_devices() == 0:
         return None
     ort.preload_dlls()
+    # TF32 keeps ten bits of a product, and answers must be those that export verified. Trying every convolution, as EXHAUSTIVE
+    # does, would hold up the first request of each batch size. An arena that doubles would take what other processes on the GPU
+    # need. Not used, since not yet measured on a GPU: I/O binding (a row is some kB in and less out, copied once each way) and
+    # CUDA graphs, which want batches of a few fixed sizes.
     cuda_options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
     session = ort.InferenceSession(model, options, providers=[(CUDA, cuda_options), CPU])
     on_gpu = session.get_providers()[0] == CUDA
