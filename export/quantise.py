@@ -2,8 +2,8 @@
 
 Scales of activations are measured once, on calibration rows, and then are constants (static quantisation, Jacob et al. 2018,
 CVPR): with scales taken from each batch, as dynamic quantisation does, a patient's answer would depend on who else asked.
-Weights are int8 per output column, activations uint8 per tensor, products exact in int32 (VNNI where the CPU has it). Small
-products, such as every expert's head, and everything else stay float32.
+Weights are int8 per output column, activations uint8 per tensor, sums exact in int32 (the predictor asks for that on CPUs without
+VNNI, too). Small products, such as every expert's head, and everything else stay float32.
 """
 
 import logging
@@ -76,10 +76,11 @@ class _quiet:  # noqa: N801 - reads as a statement
     """Without the quantiser's advice to preprocess the graph, which is done already."""
 
     def __enter__(self) -> None:
+        self._before = logging.root.manager.disable
         logging.disable(logging.WARNING)
 
     def __exit__(self, *_: object) -> None:
-        logging.disable(logging.NOTSET)
+        logging.disable(self._before)
 
 
 def _folded(graph: onnx.ModelProto, folder: Path) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, infer_response, model_metadata, parse_infer
 
-_LARGE_BODY_BYTES = 1_000_000
+_LARGE_JSON_BYTES, _LARGE_BODY_BYTES = 32_768, 1_000_000  # bytes are read a hundred times as fast as JSON
 _EXTENSIONS = ("binary_tensor_data",)
 
 
@@ -86,7 +86,7 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     with timed(metrics.preprocess):
         header_length = request.headers.get(HEADER_LENGTH)
         read = partial(parse_infer, body, header_length, schema, max_instances=settings.max_instances)
-        parsed = await aside(read, large=len(body) > _LARGE_BODY_BYTES)
+        parsed = await aside(read, large=len(body) > (_LARGE_JSON_BYTES if header_length is None else _LARGE_BODY_BYTES))
     scored = await submit(model.batcher, parsed.records.arrays, parsed.size)
     metrics.queue.observe(scored.queue_s)
     if scored.failures:

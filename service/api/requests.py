@@ -115,9 +115,9 @@ class RequestReader:
     def _decoded(self, body: bytes) -> Opened | None:
         try:
             envelope = self._decoder.decode(body)
-        except (DecodeError, RecursionError):
+        except (DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if not envelope.instances:
+        if not 0 < len(envelope.instances) <= self._max_instances:
             return None
         return [self._as_mapping(record) for record in envelope.instances], envelope.explain, ("instances",)
 

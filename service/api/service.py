@@ -6,11 +6,11 @@ services lose requests (BentoML issue 5540). Its metrics are off: they grow by a
 
 import gc
 import sys
-from typing import Any, cast
+from typing import Any
 
 import bentoml
 from starlette.applications import Starlette
-from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import build_app
@@ -35,7 +35,8 @@ def _runtime() -> Runtime:
 class AheadOfBentoML:
     """Our own routes at once, everything else by way of BentoML's layers: a task, a timer and two routers per request.
 
-    Those cost a fifth of a request's time. Where BENTOML_CONFIG gives them something to do, CORS or traces, nothing passes them.
+    Those cost a fifth of a request's time. Where BENTOML_CONFIG gives them something to do, such as CORS headers, traces, an
+    access log or a limit of concurrency, nothing passes them.
     """
 
     def __init__(self, own: Starlette, bentoml_app: Starlette) -> None:
@@ -53,16 +54,20 @@ class AheadOfBentoML:
 
 
 def _has_work(bentoml_app: Starlette) -> bool:
-    """Whether BentoML is to add CORS headers or to trace requests."""
-    return any(
-        cast(object, layer.cls) is CORSMiddleware or not _excludes_all(layer.kwargs.get("excluded_urls"))
-        for layer in bentoml_app.user_middleware
-    )
+    """Whether BentoML is to do more than keep a context and a deadline that is longer than ours."""
+    return any(not _is_idle(layer) for layer in bentoml_app.user_middleware)
 
 
-def _excludes_all(excluded_urls: Any) -> bool:
-    """True also for a layer that traces nothing."""
-    return excluded_urls is None or excluded_urls.url_disabled("http://any/predict")
+def _is_idle(layer: Middleware) -> bool:
+    options: dict[str, Any] = dict(layer.kwargs)
+    match getattr(layer.cls, "__name__", ""):
+        case "ContextMiddleware":  # for code of BentoML's own, of which our routes have none
+            return True
+        case "TimeoutMiddleware":
+            return bool(options["timeout"] >= _BENTOML_TIMEOUT_S)
+        case "OpenTelemetryMiddleware":
+            return bool(options["excluded_urls"].url_disabled("http://any/predict"))
+    return False
 
 
 class _Service(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML's decorator hides its class's type

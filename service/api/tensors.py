@@ -22,10 +22,12 @@ from service.bundle.errors import InvalidRecordError, Problem
 from service.bundle.features import FloatArray, UnfitValueError, read_numbers
 from service.bundle.flat import FlatRecords, Numbers, encode_flat
 from service.bundle.manifest import Manifest
-from service.bundle.schema import FeatureSchema
+from service.bundle.schema import MAX_PROBLEMS, FeatureSchema, shown_key
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 Loc = tuple[str | int, ...]
+_MAX_TENSORS = 64
+_MAX_LENGTH_DIGITS = 12
 _DTYPES: Mapping[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 # What may be asked for, in the order in which it is answered when nothing is.
 OUTPUTS: Mapping[str, Callable[[Answers], FloatArray]] = {
@@ -82,8 +84,11 @@ class InferRequest(_Protocol):
 
     id: str | None = None
     parameters: RequestParameters | None = None
-    inputs: list[InferInput] = Field(min_length=1)
-    outputs: list[InferOutput] | None = Field(default=None, description="All, where nothing is asked for.")
+    # Lists are bounded and judged up to their first fault: each of many empty objects has three faults to tell.
+    inputs: list[InferInput] = Field(min_length=1, max_length=_MAX_TENSORS, fail_fast=True)
+    outputs: list[InferOutput] | None = Field(
+        default=None, max_length=_MAX_TENSORS, fail_fast=True, description="All, where nothing is asked for."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,11 @@ def parse_infer(body: bytes, header_length: str | None, schema: FeatureSchema, *
 def _asked(request: InferRequest) -> dict[str, bool]:
     """The outputs to answer, and whether in bytes."""
     by_default = request.parameters is not None and request.parameters.binary_data_output
-    if request.outputs is None:
+    if not request.outputs:
         return dict.fromkeys(OUTPUTS, by_default)
+    names = [output.name for output in request.outputs]
+    if len(set(names)) < len(names):
+        raise _refusal(("outputs",), "duplicate_output", "must name each output once")
     said = {output.name: output.parameters.binary_data if output.parameters else None for output in request.outputs}
     return {name: by_default if one is None else one for name, one in said.items()}
 
@@ -129,7 +137,8 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     """The JSON part and the bytes after it."""
     if header_length is None:
         return body, memoryview(b"")
-    if not header_length.isdecimal() or int(header_length) > len(body):
+    is_number = header_length.isascii() and header_length.isdecimal() and len(header_length) <= _MAX_LENGTH_DIGITS
+    if not is_number or int(header_length) > len(body):
         raise InvalidJsonError(f"expected {HEADER_LENGTH} to be a number of bytes within the body of {len(body)}")
     end = int(header_length)
     return body[:end], memoryview(body)[end:]
@@ -142,8 +151,13 @@ def _validated(text: bytes) -> InferRequest:
         found = error.errors(include_url=False, include_input=False, include_context=False)
     if found[0]["type"] == "json_invalid":
         raise InvalidJsonError("the body is not JSON")
-    problems = [Problem(e["loc"], e["type"], e["msg"]) for e in found]
+    problems = [Problem(_shown(e["loc"]), e["type"], e["msg"]) for e in found[:MAX_PROBLEMS]]
     raise InvalidInputError(headline(problems), problems)
+
+
+def _shown(loc: Loc) -> Loc:
+    """A path whose keys, which are the caller's, are short."""
+    return tuple(step if isinstance(step, int) else shown_key(step) for step in loc)
 
 
 def _read_inputs(inputs: Sequence[InferInput], numbers: memoryview, schema: FeatureSchema) -> dict[str, Numbers]:
@@ -157,7 +171,7 @@ def _read_inputs(inputs: Sequence[InferInput], numbers: memoryview, schema: Feat
             raise _refusal((*loc, "name"), "unknown_input", msg)
         wanted = [inputs[0].shape[0], widths[tensor.name]]
         if tensor.shape != wanted:
-            raise _refusal((*loc, "shape"), "shape", f"must be {wanted}, found {tensor.shape}")
+            raise _refusal((*loc, "shape"), "shape", f"must be {wanted} for these records and this model")
         size = tensor.parameters.binary_data_size if tensor.parameters else None
         if (size is None) == (tensor.data is None):
             raise _refusal((*loc, "data"), "missing", "must be given, or else a binary_data_size, and not both")

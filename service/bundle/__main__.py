@@ -117,6 +117,12 @@ def _describe_experts(manifest: Manifest) -> list[str]:
     ]
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.bundle", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -125,12 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="the whole manifest")
     predict = commands.add_parser("predict", help="score a file")
     predict.add_argument("bundle", type=Path)
-    predict.add_argument("input", type=Path, help="jsonl, csv, csv.gz or parquet")
+    predict.add_argument("input", help="jsonl, csv, csv.gz or parquet; with --ray a parquet file, a folder of them, or a URL")
     predict.add_argument("--out", type=Path, required=True, help="jsonl (with explanations), csv or parquet (one row each)")
     predict.add_argument("--features", action="store_true", help="attribute every expert's contribution to features (jsonl)")
     predict.add_argument("--provider", choices=["auto", "cuda", "cpu"], default="auto")
-    predict.add_argument("--threads", type=int, help="batches in the graph at a time; on the CPU all usable cores by default")
-    predict.add_argument("--ray", type=int, metavar="WORKERS", help="on Ray Data: parquet files to a folder of parquet files")
+    predict.add_argument(
+        "--threads", type=_positive, help="batches in the graph at a time; on the CPU all usable cores by default"
+    )
+    predict.add_argument(
+        "--ray", type=_positive, metavar="WORKERS", help="on Ray Data: parquet files to a folder of parquet files"
+    )
     return parser
 
 
@@ -144,25 +154,34 @@ def leave_garbage() -> None:
 def _predict_on_ray(args: argparse.Namespace, bundle: Bundle) -> str:
     from service.bundle.ray_data import predict_on_ray
 
-    num_rows = predict_on_ray(
-        bundle.path, str(args.input), args.out, num_workers=args.ray, batch_size=_BATCH_SIZE, provider=args.provider
+    counts = predict_on_ray(
+        bundle.path, args.input, args.out, num_workers=args.ray, batch_size=_BATCH_SIZE, provider=args.provider
     )
-    return f"{num_rows} rows written to {args.out}"
+    return _told(args, Counter(counts))
+
+
+def _told(args: argparse.Namespace, counts: Counter[str]) -> str:
+    if counts["error"] and not counts["ok"]:
+        raise TableError(f"{args.input}: none of {counts.total()} rows could be scored; {args.out} says why of each")
+    return f"{counts.total()} rows written to {args.out}: {counts['ok']} predictions, {counts['error']} errors"
 
 
 def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
     if args.ray:
         return _predict_on_ray(args, bundle)
+    source = Path(args.input)
+    if source.exists() and args.out.exists() and source.samefile(args.out):
+        raise TableError(f"{args.out}: is the file to score; expected another to write")
     predictor = Predictor(bundle, provider=args.provider)
     predictor.replay_example()
     if args.features and bundle.attribution_path is None:
         raise BundleError(f"{bundle.path}: has no graph that attributes contributions to features")
     num_threads = args.threads or (usable_cpus() if predictor.provider == CPU else 1)
-    encoded = batches_of(args.input, bundle.manifest.features)
+    encoded = batches_of(source, bundle.manifest.features)
     batches = score(predictor, encoded, num_threads=num_threads, with_features=args.features)
     counts = Counter[str]()
     leave_garbage()
-    with progress(count_rows(args.input) if args.input.is_file() else None) as told:
+    with progress(count_rows(source) if source.is_file() else None) as told:
 
         def counted() -> Iterator[list[Prediction]]:
             for predictions in batches:
@@ -170,10 +189,8 @@ def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
                 told(len(predictions))
                 yield predictions
 
-        num_rows = write_predictions(counted(), args.out, [expert.name for expert in bundle.manifest.experts])
-    if counts["error"] and not counts["ok"]:
-        raise TableError(f"{args.input}: none of {num_rows} rows could be scored; {args.out} says why of each")
-    return f"{num_rows} rows written to {args.out}: {counts['ok']} predictions, {counts['error']} errors"
+        write_predictions(counted(), args.out, [expert.name for expert in bundle.manifest.experts])
+    return _told(args, counts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

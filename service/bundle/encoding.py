@@ -51,7 +51,7 @@ class EncodedBatch:
 
 def id_text(value: object) -> str | None:
     """A record's id as answers in files carry it."""
-    return None if value is None else str(value)
+    return None if value is None else str(value).encode("utf-8", "replace").decode()  # JSON may hold half characters
 
 
 def encode_records(records: Sequence[Mapping[str, Any]], schema: FeatureSchema) -> EncodedBatch:

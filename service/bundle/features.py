@@ -152,6 +152,11 @@ class BaseFeature(Frozen):
         return None
 
     @property
+    def may_refuse(self) -> bool:
+        """Whether `check_cells` may refuse a finite number; a measured number is at most remarkable."""
+        return self.has_rules and not isinstance(self, NumericFeature)
+
+    @property
     def has_rules(self) -> bool:
         """Whether `check_cells` may have something to say."""
         return type(self).check_cells is not BaseFeature.check_cells

@@ -48,7 +48,7 @@ def _problems(arrays: Mapping[str, Numbers], absent: Mapping[str, NDArray[np.boo
             too_large = np.abs(values) > FLOAT32_MAX
             if too_large.any():
                 yield from _unfit_numbers(modality, too_large)
-            if modality.with_rules:
+            if any(feature.may_refuse for feature in modality.features):
                 yield from _unfit_cells(modality, np.where(too_large, np.nan, values))  # what is no number is told already
     yield from _gaps(absent, schema)
 
@@ -60,10 +60,11 @@ def _unfit_numbers(modality: Modality, too_large: NDArray[np.bool_]) -> Iterator
 
 
 def _unfit_cells(modality: Modality, values: Numbers) -> Iterator[Problem]:
-    for record, cells in enumerate(values.tolist()):
-        for feature, columns in modality.with_rules:
+    refusing = [(feature, columns) for feature, columns in modality.with_rules if feature.may_refuse]
+    for record, row in enumerate(values):
+        for feature, columns in refusing:
             try:
-                feature.check_cells(cells[columns])
+                feature.check_cells(row[columns].tolist())
             except UnfitValueError as error:
                 yield Problem((modality.name, record, columns.start + error.offset), error.type, str(error))
 

@@ -27,6 +27,8 @@ def write_predictions(batches: Batches, out: Path, experts: Sequence[str]) -> in
     """
     if not out.name.endswith(OUT_SUFFIXES):
         raise TableError(f"{out}: expected a file ending in {', '.join(OUT_SUFFIXES)}")
+    if out.is_dir():
+        raise TableError(f"{out}: is a directory, expected a file to write")
     with _staged(out) as folder:
         staged = folder / out.name
         if out.name.endswith(".parquet"):
@@ -76,7 +78,7 @@ def _write_parquet(batches: Batches, path: Path, experts: Sequence[str]) -> int:
     for predictions in batches:
         parts.add(predictions)
     parts.write()
-    pl.scan_parquet(parts.paths).sink_parquet(path)
+    pl.scan_parquet(parts.paths, glob=False).sink_parquet(path)
     return parts.num_rows
 
 

@@ -62,6 +62,8 @@ def _session_options(num_threads: int) -> ort.SessionOptions:
     # Idle worker threads must sleep: spinning takes cores from the event loop that feeds this session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False  # batch sizes vary
+    # Of an int8 graph: without this a CPU that has no VNNI adds pairs of products in 16 bits, which may overflow.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     return options
 

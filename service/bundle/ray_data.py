@@ -1,6 +1,6 @@
 """The same scoring on Ray Data: several workers or machines, for a history that one machine would take a night for.
 
-    python -m service.bundle predict BUNDLE history/*.parquet --out risks/ --ray 8
+    python -m service.bundle predict BUNDLE history/ --out risks/ --ray 8
 
 Ray reads parquet files (local, or any storage that pyarrow knows), hands batches to workers that each hold the model once, and
 writes parquet files into a folder: the rows of a single machine's table, in the same order. The bundle's folder and this package
@@ -28,6 +28,7 @@ class Scorer:
     def __init__(self, bundle: str, provider: ProviderChoice, batch_size: int) -> None:
         self._batch_size = batch_size
         self._predictor = Predictor(open_bundle(Path(bundle)), provider=provider)
+        self._predictor.replay_example()
         self._experts = [expert.name for expert in self._predictor.manifest.experts]
 
     def __call__(self, rows: Any) -> Any:
@@ -39,8 +40,10 @@ class Scorer:
         return pl.concat([tabulate([], self._experts), *told]).to_arrow()
 
 
-def predict_on_ray(bundle: Path, source: str, out: Path, *, num_workers: int, batch_size: int, provider: ProviderChoice) -> int:
-    """Score parquet files into the folder `out`, which must not hold anything yet; answers the number of rows.
+def predict_on_ray(
+    bundle: Path, source: str, out: Path, *, num_workers: int, batch_size: int, provider: ProviderChoice
+) -> dict[str, int]:
+    """Score parquet files into the folder `out`, which must not hold anything yet; answers how many rows have which status.
 
     Uses the Ray cluster that RAY_ADDRESS names, else starts one on this machine. Raises `TableError`.
     """
@@ -64,4 +67,5 @@ def predict_on_ray(bundle: Path, source: str, out: Path, *, num_workers: int, ba
         num_gpus=None if provider != "cuda" else 1,
     )
     answers.write_parquet(str(out.resolve()))
-    return int(ray.data.read_parquet(str(out.resolve())).count())
+    statuses = ray.data.read_parquet(str(out.resolve()), columns=["status"]).groupby("status").count().take_all()
+    return {row["status"]: int(row["count()"]) for row in statuses}

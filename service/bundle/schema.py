@@ -137,7 +137,7 @@ class _Reader:
         by_name = modality.by_name
         for name, value in values.items():
             if name not in by_name:
-                self.refuse((modality.name, _shown(name)), "unknown_feature", f"is not a feature of {modality.name}")
+                self.refuse((modality.name, shown_key(name)), "unknown_feature", f"is not a feature of {modality.name}")
                 continue
             plain = value.item() if isinstance(value, np.generic) else value
             if is_missing(plain):
@@ -205,7 +205,7 @@ class _Reader:
             self.missing.append(modality.name)
 
 
-def _shown(key: object) -> str:
+def shown_key(key: object) -> str:
     """A caller's own key in one short line, whatever it holds."""
     return "".join(c if c.isprintable() else "?" for c in str(key)[:_MAX_KEY_LENGTH])
 
@@ -243,7 +243,7 @@ class FeatureSchema(Frozen):
         for name in record:
             if name != "id" and name not in self.names:
                 msg = f"is not a modality of this model; expected {', '.join(self.names)}"
-                reader.refuse((_shown(name),), "unknown_modality", msg)
+                reader.refuse((shown_key(name),), "unknown_modality", msg)
         required = self.missing == "reject"
         arrays = {m.name: reader.read(m, record.get(m.name), required=required) for m in self.modalities}
         if not reader.problems and reader.missing == list(self.names):

@@ -25,9 +25,9 @@ def read_table(path: Path | str) -> pl.DataFrame:
         raise TableError(f"{path}: no such file")
     try:
         if path.name.endswith(".parquet"):
-            return pl.read_parquet(path)
+            return pl.read_parquet(path, glob=False)
         if path.name.endswith((".csv", ".csv.gz")):
-            return pl.read_csv(path, infer_schema=False)
+            return pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
     raise TableError(f"{path}: expected a file ending in {', '.join(TABLE_SUFFIXES)}")
@@ -39,7 +39,11 @@ def read_batches(path: Path, num_rows: int) -> Iterator[pl.DataFrame]:
         yield read_table(path)  # says what is wrong
         return
     try:
-        scan = pl.scan_parquet(path) if path.name.endswith(".parquet") else pl.scan_csv(path, infer_schema=False)
+        scan = (
+            pl.scan_parquet(path, glob=False)
+            if path.name.endswith(".parquet")
+            else pl.scan_csv(path, infer_schema=False, glob=False)
+        )
         yield from scan.collect_batches(chunk_size=num_rows, maintain_order=True)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
@@ -50,7 +54,7 @@ def count_rows(path: Path) -> int | None:
     if not path.name.endswith(".parquet"):
         return None
     try:
-        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+        return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
     except (pl.exceptions.PolarsError, OSError):
         return None
 

@@ -10,14 +10,33 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-from service.api.service import AheadOfBentoML
+from service.api.service import _BENTOML_TIMEOUT_S, AheadOfBentoML, I2MoEService
 
 
-class Layer:
-    """A middleware that would trace."""
+class OpenTelemetryMiddleware:
+    """A layer by the name of BentoML's, and with its options."""
 
-    def __init__(self, app: Any, excluded_urls: Any = None) -> None:
+    def __init__(self, app: Any, **options: Any) -> None:
         self.app = app
+
+
+class TimeoutMiddleware(OpenTelemetryMiddleware):
+    pass
+
+
+class ContextMiddleware(OpenTelemetryMiddleware):
+    pass
+
+
+class AccessLogMiddleware(OpenTelemetryMiddleware):
+    pass
+
+
+IDLE = [
+    Middleware(OpenTelemetryMiddleware, excluded_urls=ExcludeList([".*"])),
+    Middleware(TimeoutMiddleware, timeout=_BENTOML_TIMEOUT_S),
+    Middleware(ContextMiddleware),
+]
 
 
 def seen_by(layers: list[Middleware], scope: dict[str, Any]) -> str:
@@ -45,8 +64,13 @@ def seen_by(layers: list[Middleware], scope: dict[str, Any]) -> str:
 )
 def test_our_own_routes_are_answered_at_once(path: str, name: str) -> None:
     """And everything else by BentoML, unknown paths included."""
-    quiet = [Middleware(Layer), Middleware(Layer, excluded_urls=ExcludeList([".*"]))]
-    assert seen_by(quiet, {"type": "http", "path": path}) == name
+    assert seen_by(IDLE, {"type": "http", "path": path}) == name
+
+
+def test_what_bentoml_itself_puts_around_us_is_idle() -> None:
+    """With the configuration of the decorator alone; or every request would take the long way."""
+    app = I2MoEService.to_asgi()
+    assert app._app._passes
 
 
 def test_start_and_stop_are_bentomls() -> None:
@@ -55,8 +79,15 @@ def test_start_and_stop_are_bentomls() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [Middleware(CORSMiddleware, allow_origins=["*"]), Middleware(Layer, excluded_urls=ExcludeList(["/livez"]))]
+    "layer",
+    [
+        Middleware(CORSMiddleware, allow_origins=["*"]),
+        Middleware(OpenTelemetryMiddleware, excluded_urls=ExcludeList(["/livez"])),
+        Middleware(TimeoutMiddleware, timeout=1.0),
+        Middleware(AccessLogMiddleware),
+    ],
+    ids=lambda layer: layer.cls.__name__,
 )
 def test_layers_with_work_to_do_are_not_passed_by(layer: Middleware) -> None:
-    """CORS headers, or spans for our routes."""
-    assert seen_by([layer], {"type": "http", "path": "/predict"}) == "bentoml"
+    """CORS headers, spans for our routes, a shorter deadline, a log; whatever is not known to be idle."""
+    assert seen_by([*IDLE, layer], {"type": "http", "path": "/predict"}) == "bentoml"

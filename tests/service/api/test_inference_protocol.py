@@ -1,16 +1,18 @@
 """The Open Inference Protocol: metadata, inference with JSON and with bytes, and what it refuses."""
 
 import json
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.api.errors import InvalidInputError
 from service.api.metrics import INFER_ROUTE, PROTOCOL_ROUTE, route_label
-from service.api.tensors import HEADER_LENGTH, OUTPUTS
+from service.api.tensors import HEADER_LENGTH, OUTPUTS, parse_infer
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, WEIGHTS, tiny_example, tiny_output, write_tiny_bundle
+from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, WEIGHTS, tiny_example, tiny_output, tiny_schema, write_tiny_bundle
 
 INFER = "/v2/models/tiny/infer"
 LABS = np.float32([[4.0, 140.0], [1.0, np.nan], [10.0, 170.0]])
@@ -143,8 +145,12 @@ GOOD = tensor("labs", LABS)
         ({"inputs": [GOOD, GOOD]}, ["inputs", 1, "name"], "one of labs, history, each once"),
         ({"inputs": [GOOD | {"name": "images"}]}, ["inputs", 0, "name"], "one of labs, history"),
         ({"inputs": [GOOD | {"datatype": "INT64"}]}, ["inputs", 0, "datatype"], "'FP32' or 'FP64'"),
-        ({"inputs": [GOOD | {"shape": [3, 3]}]}, ["inputs", 0, "shape"], "must be [3, 2], found [3, 3]"),
-        ({"inputs": [GOOD, tensor("history", HISTORY[:2])]}, ["inputs", 1, "shape"], "must be [3, 2], found [2, 2]"),
+        ({"inputs": [GOOD | {"shape": [3, 3]}]}, ["inputs", 0, "shape"], "must be [3, 2]"),
+        ({"inputs": [GOOD, tensor("history", HISTORY[:2])]}, ["inputs", 1, "shape"], "must be [3, 2]"),
+        ({"inputs": [{}] * 60}, ["inputs", 0, "name"], "Field required"),
+        ({"inputs": [GOOD] * 65}, ["inputs"], "at most 64 items"),
+        ({"inputs": [GOOD], "outputs": [{"name": "logits"}] * 2}, ["outputs"], "each output once"),
+        ({"inputs": [GOOD], "k" * 100: 1}, ["k" * 64], "Extra inputs are not permitted"),
         ({"inputs": [GOOD | {"shape": [6]}]}, ["inputs", 0, "shape"], "at least 2 items"),
         ({"inputs": [GOOD | {"data": [1.0]}]}, ["inputs", 0, "data"], "must hold 6 numbers, found 1"),
         ({"inputs": [GOOD | {"data": ["4"] * 6}]}, ["inputs", 0, "data"], "must hold numbers"),
@@ -165,6 +171,21 @@ def test_what_does_not_fit_is_told_by_its_place(tiny_path: Any, document: Any, l
     assert told in body["detail"][0]["msg"]
 
 
+def test_many_faults_do_not_make_a_long_answer() -> None:
+    """Nor a long search: the first fault of a list ends it."""
+    body = b'{"inputs": [' + b"{}," * 100_000 + b"{}]}"
+    started = time.perf_counter()
+    with pytest.raises(InvalidInputError) as caught:
+        parse_infer(body, None, tiny_schema(), max_instances=8)
+    assert len(caught.value.detail) <= 3
+    assert time.perf_counter() - started < 1.0  # it took seconds, and half a gigabyte
+
+
+def test_no_outputs_asked_for_are_all(client: Client) -> None:
+    """An empty list asks for nothing in particular."""
+    assert list(arrays_of(infer(client, {"inputs": [GOOD], "outputs": []}))) == list(OUTPUTS)
+
+
 def test_bytes_must_be_as_many_as_was_said(client: Client) -> None:
     """Too few, too many, and a header beyond the body."""
     document, binary = in_bytes({"labs": LABS})
@@ -173,7 +194,7 @@ def test_bytes_must_be_as_many_as_was_said(client: Client) -> None:
     infinite = np.where(np.isnan(LABS), np.inf, LABS)
     body = assert_error(infer(client, *in_bytes({"labs": infinite})), 422, "INVALID_INPUT")
     assert (body["detail"][0]["loc"], body["detail"][0]["type"]) == (["inputs", "labs", 1, 1], "finite_number")
-    for length in ("10000", "-1", "x"):
+    for length in ("10000", "-1", "x", "9" * 5000):
         response = client.request("POST", INFER, content=b"{}", headers={HEADER_LENGTH: length})
         assert_error(response, 400, "INVALID_JSON")
     assert_error(client.request("POST", INFER, content=b"{"), 400, "INVALID_JSON")

@@ -22,6 +22,8 @@ from tests.tiny_bundle import tiny_schema
         (b'{"labs": {"crea": NaN}}', "expected finite numbers, or null for a missing value, found NaN or infinity"),
         (b'{"labs": {"crea": -Infinity}}', "found NaN or infinity, which JSON does not have"),
         (b'{"labs": {', "the body is not JSON"),
+        (b'{"instances": [{"id": "M\xfcller", "labs": [1, 140]}]}', "the body is not JSON"),
+        (b'{"instances": [{"l\xe4bs": [1, 140]}]}', "the body is not JSON"),
     ],
 )
 def test_an_unreadable_body_is_told_by_its_fault(body: bytes, told: str) -> None:

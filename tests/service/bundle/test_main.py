@@ -215,6 +215,7 @@ def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
         ("in.jsonl", "out.csv.gz", "out.csv.gz: expected a file ending in"),
         ("in.jsonl", "none/out.jsonl", "No such file or directory"),
         ("in.jsonl", "folder.jsonl", "directory"),
+        ("in.jsonl", "in.jsonl", "is the file to score; expected another to write"),
     ],
     ids=lambda case: f"{case[0]} to {case[1]}",
 )
@@ -250,6 +251,37 @@ def test_cuda_without_gpu_ends_in_an_error(bundle: Bundle, tmp_path: Path, capsy
     command = ["predict", str(bundle.path), str(source), "--out", str(tmp_path / "out.jsonl"), "--provider", "cuda"]
     assert main(command) == 1
     assert "CUDA was asked for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_of_files_are_not_patterns(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
+    """A star or brackets in a name are letters: no neighbour's rows, and no lost run."""
+    for name, crea in ((f"q*.{suffix}", 4.0), (f"q[1].{suffix}", 2.0), (f"q2.{suffix}", 1.0)):
+        frame = pl.DataFrame({"id": [name], "crea": [crea]})
+        frame.write_csv(tmp_path / name) if suffix == "csv" else frame.write_parquet(tmp_path / name)
+    for source in (f"q*.{suffix}", f"q[1].{suffix}"):
+        out = tmp_path / f"out[{suffix}].{suffix}"
+        assert predict(bundle, tmp_path / source, out) == 0
+        (answer,) = (pl.read_csv(out, glob=False) if suffix == "csv" else pl.read_parquet(out, glob=False)).to_dicts()
+        assert answer["id"] == source
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv", "out.parquet"])
+def test_half_a_character_spoils_its_id_only(bundle: Bundle, tmp_path: Path, out: str) -> None:
+    """JSON may hold what no text can."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": "a", "labs": {"crea": 1}}\n{"id": "\\ud800b", "labs": {"crea": 1}}\n')
+    assert predict(bundle, source, tmp_path / out) == 0
+    assert [answer["id"] for answer in read_answers(tmp_path / out)] == ["a", "?b"]
+
+
+@pytest.mark.parametrize("option", ["--threads", "--ray"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_numbers_of_workers_are_checked(bundle: Bundle, capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    """At least one."""
+    with pytest.raises(SystemExit):
+        main(["predict", str(bundle.path), "in.jsonl", "--out", "out.jsonl", f"{option}={value}"])
+    assert "expected a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
