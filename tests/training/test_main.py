@@ -143,3 +143,19 @@ def test_ctrl_c_ends_with_130_and_resume_completes(tmp_path: Path) -> None:
     assert load_checkpoint(out).provenance["epochs"] == 40
     epochs = [entry["epoch"] for entry in json.loads((out / "metrics.json").read_text())["history"]]
     assert epochs == list(range(40))
+
+
+def test_waiting_threads_sleep_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variable that torch's threads read when torch is loaded; someone's own value is kept."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert main(["fit", str(tmp_path / "none.toml"), "--out", str(tmp_path / "run")]) == 1
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert main(["fit", str(tmp_path / "none.toml"), "--out", str(tmp_path / "run")]) == 1
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+def test_commands_import_torch_after_they_have_begun() -> None:
+    """Or what `main` says of threads would come too late."""
+    code = "import sys, training.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
