@@ -73,7 +73,7 @@ def draw(found: Figures, folder: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="microseconds a sample", title="One pass of the graph")
     axes.set_xticks(list(next(iter(found.values()))), [str(batch) for batch in next(iter(found.values()))])
     axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
     for suffix in ("png", "svg"):
         figure.savefig(folder / f"growth.{suffix}", dpi=150)
 
