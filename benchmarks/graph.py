@@ -31,7 +31,7 @@ from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
 
 _PEAK_SIZE = 1024
-_LARGEST_TUNED = 64  # as the service does
+LARGEST_TUNED = 64  # as the service does
 _SECONDS = 0.25  # of one round of one model
 
 
@@ -79,7 +79,7 @@ def peak_gflops() -> float:
 def measure(predictor: Predictor, model: Released | None, shape: Shape, batch: int, rounds: int) -> dict[str, float]:
     """Medians for one batch size, and how far the answers lie apart."""
     inputs, _ = reference.rows(shape, batch)
-    arrays = {name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)}
+    arrays = reference.arrays(shape, batch)
     work: dict[str, Callable[[], object]] = {"graph": lambda: predictor.run(arrays)}
     if model is not None:
         work["released"] = lambda: model(inputs)
@@ -112,7 +112,7 @@ def main() -> None:
     model = Released(shape, folder).eval() if folder is not None else None
     bundle = reference.bundle(args.out) if model is None else released_bundle(model, args.out, shape)
     predictor = Predictor(bundle, provider="cpu", num_threads=args.threads)
-    predictor.tune(_LARGEST_TUNED)
+    predictor.tune(LARGEST_TUNED)
     peak = peak_gflops()
     found = [measure(predictor, model, shape, int(batch), args.rounds) for batch in args.batches.split(",")]
     peak = max(peak, peak_gflops())

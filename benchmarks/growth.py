@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reference
-from benchmarks.graph import flops, mean_ms
+from benchmarks.graph import LARGEST_TUNED, flops, mean_ms
 from benchmarks.reference import Shape
 from service.bundle.predictor import Predictor
 from training.sweep import parse_seeds
 
-_LARGEST_TUNED = 64
 _SECONDS = 0.15  # of one round of one batch size
 
 Figures = dict[int, dict[int, float]]  # modalities -> batch -> milliseconds
@@ -38,10 +37,7 @@ def shape_of(num_modalities: int) -> Shape:
 
 def measure(predictor: Predictor, shape: Shape, batches: list[int], rounds: int) -> dict[int, float]:
     """Median milliseconds of each batch size."""
-    arrays = {}
-    for batch in batches:
-        inputs, _ = reference.rows(shape, batch)
-        arrays[batch] = {name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)}
+    arrays = {batch: reference.arrays(shape, batch) for batch in batches}
     told: dict[int, list[float]] = {batch: [] for batch in batches}
     for _ in range(rounds):
         for batch in batches:
@@ -93,7 +89,7 @@ def main() -> None:
         shape = shape_of(num_modalities)
         bundle = reference.bundle(args.out / f"modalities-{num_modalities}", shape)
         predictor = Predictor(bundle, provider="cpu", num_threads=args.threads)
-        predictor.tune(_LARGEST_TUNED)
+        predictor.tune(LARGEST_TUNED)
         found[num_modalities] = measure(predictor, shape, batches, args.rounds)
     print(table(found))
     draw(found, args.out)

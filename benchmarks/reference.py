@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from export.bundle import export_bundle, run_material
@@ -52,6 +53,12 @@ def rows(shape: Shape, num_rows: int, seed: int = 0) -> tuple[list[Tensor], Tens
     return inputs, torch.randint(shape.num_labels, (num_rows,), generator=generator)
 
 
+def arrays(shape: Shape, num_rows: int) -> dict[str, NDArray[np.float32]]:
+    """The inputs of `rows` by modality, as the graph reads them."""
+    inputs, _ = rows(shape, num_rows)
+    return {name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)}
+
+
 def recipe(shape: Shape, train: dict[str, Any]) -> Recipe:
     """The released script as a recipe, trained by the values `train`."""
     document = {
@@ -83,7 +90,7 @@ def recipe(shape: Shape, train: dict[str, Any]) -> Recipe:
 
 def dataset(shape: Shape, num_rows: int) -> Dataset:
     """Random rows in memory, all of them in every split."""
-    inputs, labels = rows(shape, num_rows)
+    _, labels = rows(shape, num_rows)
     modalities = tuple(
         Modality(name=name, features=(ArrayFeature(name=name, shape=(columns,)),))
         for name, columns in zip(shape.names, shape.columns, strict=True)
@@ -91,7 +98,7 @@ def dataset(shape: Shape, num_rows: int) -> Dataset:
     return Dataset(
         schema=FeatureSchema(modalities=modalities, missing="reject"),
         task=TaskInfo(kind="binary", labels=("alive", "dead"), outcome="death"),
-        arrays={name: x.numpy() for name, x in zip(shape.names, inputs, strict=True)},
+        arrays=arrays(shape, num_rows),
         target=labels.numpy(),
         splits={name: np.arange(num_rows) for name in ("train", "validation", "test")},
         notes=(),

@@ -18,8 +18,7 @@ class Body:
 
 def write_bodies(folder: Path, num_records: int = 1) -> tuple[Body, Body]:
     """Records as JSON of six significant digits, and in bytes."""
-    inputs, _ = reference.rows(reference.Shape(), num_records)
-    arrays = {name: x.numpy() for name, x in zip(reference.NAMES, inputs, strict=True)}
+    arrays = reference.arrays(reference.Shape(), num_records)
     records = [{name: [float(f"{v:.5g}") for v in x[i].tolist()] for name, x in arrays.items()} for i in range(num_records)]
     plain = Body(folder / "body.json", "/predict")
     plain.path.write_text(json.dumps({"instances": records}, separators=(",", ":")))

@@ -19,6 +19,7 @@ from service.api.models import ModelResponse
 from service.api.openapi import API_VERSION, build_openapi
 from service.api.predict import predict
 from service.api.runtime import Runtime
+from service.api.scoring import runtime_of
 
 
 def build_app(start: Callable[[], Runtime]) -> Starlette:
@@ -49,13 +50,8 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    _runtime(request).metrics.rejected.labels(error.code).inc()
+    runtime_of(request).metrics.rejected.labels(error.code).inc()
     return error_response(error, request_info(request).id)
-
-
-def _runtime(request: Request) -> Runtime:
-    runtime: Runtime = request.app.state.runtime
-    return runtime
 
 
 def _json(document: dict[str, Any]) -> Response:
@@ -64,14 +60,14 @@ def _json(document: dict[str, Any]) -> Response:
 
 def show_model(request: Request) -> Response:
     """GET /model: what is served."""
-    model = _runtime(request).require_model()
+    model = runtime_of(request).require_model()
     shown = set(ModelResponse.model_fields) - {"model"}
     return _json({"model": model.info, **model.manifest.model_dump(mode="json", include=shown)})
 
 
 def show_explanations(request: Request) -> Response:
     """GET /explanations: the dataset-level interpretation."""
-    model = _runtime(request).require_model()
+    model = runtime_of(request).require_model()
     told = model.manifest.model_dump(mode="json", include={"explanation", "explanation_validity"})
     return _json(
         {
@@ -85,7 +81,7 @@ def show_explanations(request: Request) -> Response:
 
 def show_metrics(request: Request) -> Response:
     """GET /metrics: the exposition text. A plain function, so Starlette runs it in a thread: it reads files."""
-    return Response(_runtime(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return Response(runtime_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def show_index(_: Request) -> Response:
@@ -95,5 +91,5 @@ def show_index(_: Request) -> Response:
 
 def show_openapi(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
-    runtime = _runtime(request)
+    runtime = runtime_of(request)
     return _json(build_openapi(runtime.model.manifest if runtime.model else None))

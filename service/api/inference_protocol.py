@@ -15,7 +15,7 @@ from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
 from service.api.requests import check_media_type, read_body
 from service.api.runtime import Model, Runtime
-from service.api.scoring import aside, submit, timed, within_deadline
+from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, infer_response, model_metadata, parse_infer
 
 _LARGE_JSON_BYTES, _LARGE_BODY_BYTES = 32_768, 1_000_000  # bytes are read a hundred times as fast as JSON
@@ -45,7 +45,7 @@ def _show_live(_: Request) -> Response:
 
 
 def _show_ready(request: Request) -> Response:
-    _runtime(request).require_model()
+    runtime_of(request).require_model()
     return JSONResponse({"ready": True})
 
 
@@ -58,14 +58,9 @@ def _show_model_ready(request: Request) -> Response:
     return JSONResponse({"name": manifest.name, "ready": True})
 
 
-def _runtime(request: Request) -> Runtime:
-    runtime: Runtime = request.app.state.runtime
-    return runtime
-
-
 def _named_model(request: Request) -> Model:
     """The model, which must be the one that the path names."""
-    model = _runtime(request).require_model()
+    model = runtime_of(request).require_model()
     named = request.path_params
     if named["name"] != model.manifest.name or named.get("version", model.manifest.version) != model.manifest.version:
         served = f"{model.manifest.name}, version {model.manifest.version}"
@@ -75,7 +70,7 @@ def _named_model(request: Request) -> Model:
 
 async def infer(request: Request) -> Response:
     """POST .../infer: score the records of the tensors."""
-    runtime, model = _runtime(request), _named_model(request)
+    runtime, model = runtime_of(request), _named_model(request)
     check_media_type(request)
     return await within_deadline(request, runtime, _answer(request, runtime, model))
 

@@ -15,7 +15,7 @@ from service.api.metrics import Metrics
 from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, check_media_type, headline, read_body
 from service.api.runtime import Model, Runtime
-from service.api.scoring import aside, submit, timed, within_deadline
+from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.bundle.answers import Answers, Prediction
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
@@ -28,7 +28,7 @@ _LARGE_NUM_INSTANCES = 16
 
 async def predict(request: Request) -> Response:
     """Score the instances of a request within its deadline."""
-    runtime: Runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     model = runtime.require_model()
     check_media_type(request)
     return await within_deadline(request, runtime, _answer(request, runtime, model))

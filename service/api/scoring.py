@@ -18,6 +18,12 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Rows)
 
 
+def runtime_of(request: Request) -> Runtime:
+    """The serving process's runtime."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
 async def within_deadline(request: Request, runtime: Runtime, answer: Awaitable[T]) -> T:
     """What `answer` comes to; raises `DeadlineError` when the request takes longer than it may, counted from its arrival."""
     timeout_s = runtime.settings.timeout_s

@@ -153,8 +153,8 @@ class BaseFeature(Frozen):
 
     @property
     def may_refuse(self) -> bool:
-        """Whether `check_cells` may refuse a finite number; a measured number is at most remarkable."""
-        return self.has_rules and not isinstance(self, NumericFeature)
+        """Whether `check_cells` may refuse a finite number."""
+        return self.has_rules
 
     @property
     def has_rules(self) -> bool:
@@ -180,6 +180,11 @@ class NumericFeature(BaseFeature):
     def width(self) -> int:
         """One column."""
         return 1
+
+    @property
+    def may_refuse(self) -> bool:
+        """A measured number is at most remarkable."""
+        return False
 
     def encode(self, value: object) -> Encoded:
         """The number itself."""
