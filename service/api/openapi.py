@@ -219,7 +219,9 @@ def _modality_schema(modality: Modality) -> Document:
 
 def feature_schema(feature: Feature) -> Document:
     """One feature: what JSON it may be, and its kind, unit, range and vocabulary. Null always means: not measured."""
-    shared = {"description": _EXPLAINED_KINDS[feature.kind], "x-kind": feature.kind}
+    shared: Document = {"description": _EXPLAINED_KINDS[feature.kind], "x-kind": feature.kind}
+    if feature.loinc:
+        shared["x-loinc"] = list(feature.loinc)
     match feature:
         case NumericFeature():
             unit = f" in {feature.unit}" if feature.unit else ""
@@ -231,6 +233,8 @@ def feature_schema(feature: Feature) -> Document:
             return {**shared, "type": types, "examples": list(feature.vocabulary[:3]), "x-vocabulary": list(feature.vocabulary)}
         case CodesFeature():
             text = f"a list of codes, or one string separated by {feature.separator!r}"
+            if feature.grouping is not None:
+                text += ", each with its edition: icd10:I50.9 or icd9:428.0"
             listed = {"type": ["array", "string", "null"], "items": {"type": "string"}}
             return {**shared, **listed, "description": text, "x-vocabulary": list(feature.vocabulary)}
         case TextFeature():

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from service.bundle.icd import icd_groups
 from service.bundle.text import tfidf_vector
 
 FloatArray = NDArray[np.float32]
@@ -123,12 +124,23 @@ def split_codes(value: object, separator: str) -> list[str]:
     return list(dict.fromkeys(code.strip() for code in value if code.strip()))
 
 
+def code_groups(code: str) -> tuple[str, ...]:
+    """The groups that a diagnosis code is in. Raises `UnfitValueError`."""
+    try:
+        return icd_groups(code)
+    except ValueError as error:
+        raise UnfitValueError("icd_code", f"{error}, in every code") from None
+
+
 def _check_distinct(words: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(words)) != len(words):
         raise ValueError(f"expected distinct entries, found {len(words) - len(set(words))} of {len(words)} repeated")
     return words
 
 
+LoincCode = Annotated[str, Field(pattern=r"^[0-9]{1,8}-[0-9]$")]
+Summary = Literal["last", "first", "minimum", "maximum", "mean", "count"]
+Grouping = Literal["icd"]
 Vocabulary = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_distinct)]
 
 
@@ -136,6 +148,7 @@ class BaseFeature(Frozen):
     """What every kind of feature can do."""
 
     name: str = Field(min_length=1)
+    loinc: tuple[LoincCode, ...] = ()  # what a hospital system calls it; any of them will do, the first is the closest
 
     @property
     @abstractmethod
@@ -163,10 +176,16 @@ class BaseFeature(Frozen):
 
 
 class NumericFeature(BaseFeature):
-    """A measured number: one column. Warns when it lies outside the range seen in training."""
+    """A measured number: one column. Warns when it lies outside the range seen in training.
+
+    Where a patient has several measurements, `summary` says what of those in the last `lookback_hours` before the prediction
+    (None: all of them) is the number.
+    """
 
     kind: Literal["numeric"] = "numeric"
-    unit: str | None = None
+    unit: str | None = None  # UCUM
+    summary: Summary = "last"
+    lookback_hours: PositiveFloat | None = None
     minimum: float  # smallest value seen in training
     maximum: float  # largest value seen in training
 
@@ -243,20 +262,29 @@ class CategoricalFeature(VocabularyFeature):
 
 
 class CodesFeature(VocabularyFeature):
-    """A set of codes (ICD, drugs): one 0/1 column per vocabulary entry."""
+    """A set of codes (ICD, drugs): one 0/1 column per vocabulary entry.
+
+    With `grouping` the vocabulary holds groups, and a code stands for every group that it is in (`service.bundle.icd`).
+    """
 
     kind: Literal["codes"] = "codes"
     separator: str = Field(default="|", min_length=1)
+    grouping: Grouping | None = None
 
     def encode(self, value: object) -> Encoded:
-        """Ones at the codes of a list, or of one string joined by `separator`."""
+        """Ones at the codes, or their groups, of a list or of one string joined by `separator`."""
         codes = split_codes(value, self.separator)
-        known = [self.positions[code] for code in codes if code in self.positions]
+        known = [self._known(code) for code in codes]
         columns = np.zeros(self.width, np.float32)
-        columns[known] = 1.0
-        if len(known) == len(codes):
+        columns[[position for positions in known for position in positions]] = 1.0
+        num_unknown = sum(not positions for positions in known)
+        if num_unknown == 0:
             return columns, None
-        return columns, f"{len(codes) - len(known)} of {len(codes)} codes were not seen often enough in training and are ignored"
+        return columns, f"{num_unknown} of {len(codes)} codes were not seen often enough in training and are ignored"
+
+    def _known(self, code: str) -> list[int]:
+        words = (code,) if self.grouping is None else code_groups(code)
+        return [self.positions[word] for word in words if word in self.positions]
 
     def check_cells(self, cells: Sequence[float]) -> str | None:
         """Refuse a number that is neither 0 nor 1."""

@@ -9,6 +9,7 @@ A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
 
 Version 2 tells how far explanations and predictions may be trusted, and may hold a second graph that attributes contributions
 to features. All of it may be absent, as in version 1.
+Version 3 tells what features are called elsewhere (LOINC), which of several measurements is meant, and may group codes.
 """
 
 import math
@@ -23,8 +24,8 @@ from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
 from service.bundle.validity import ExplanationValidity
 
-FORMAT_VERSION = 2
-SUPPORTED_FORMAT_VERSIONS = frozenset({1, 2})
+FORMAT_VERSION = 3
+SUPPORTED_FORMAT_VERSIONS = frozenset({1, 2, 3})
 
 TaskKind = Literal["binary", "multiclass", "multilabel", "regression"]
 ExpertKind = Literal["uniqueness", "synergy", "redundancy", "fusion"]  # fusion: a single backbone, no interaction experts

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
+from service.bundle.features import Grouping, LoincCode, Summary
 from service.bundle.manifest import RiskBand, TaskKind
 from training.config import Config
 
@@ -17,6 +18,14 @@ def _check_modality_name(name: str) -> str:
 
 
 ModalityName = Annotated[str, AfterValidator(_check_modality_name)]
+
+
+def _as_codes(value: object) -> object:
+    """One code may stand without its brackets."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Loinc = Annotated[tuple[LoincCode, ...], BeforeValidator(_as_codes)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]  # scikit-learn takes no other
 
 
@@ -26,6 +35,7 @@ class CodesConfig(Config):
     column: str
     separator: str = "|"
     min_count: int = Field(default=10, ge=1)  # codes in fewer training rows are ignored
+    grouping: Grouping | None = None  # icd: codes like icd10:I50.9 and icd9:428.0 count as categories, comorbidities and chapters
 
 
 class TextConfig(Config):
@@ -45,7 +55,10 @@ class ModalityConfig(Config):
     codes: CodesConfig | None = None
     text: TextConfig | None = None
     array: Path | None = None  # row-aligned .npy file of any rank, relative to the recipe; or an array of the named data set
-    units: dict[str, str] = {}  # numeric column -> unit
+    units: dict[str, str] = {}  # numeric column -> unit, as UCUM spells it
+    loinc: dict[str, Loinc] = {}  # column -> what a hospital system calls it, one code or several
+    summaries: dict[str, Summary] = {}  # numeric column -> what of several measurements it is; last where nothing is said
+    lookback_hours: PositiveFloat | None = None  # numeric columns summarise measurements of these hours before the prediction
 
     @model_validator(mode="after")
     def _has_features(self) -> "ModalityConfig":
@@ -54,8 +67,11 @@ class ModalityConfig(Config):
         names = [*self.columns, *([self.array.stem] if self.array else ())]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} twice; a feature belongs to a modality once")
-        if unknown := set(self.units) - set(self.numeric):
-            raise ValueError(f"units are given for {sorted(unknown)}, which are not numeric features of the modality")
+        for given, what in ((self.units, "units"), (self.summaries, "summaries")):
+            if unknown := set(given) - set(self.numeric):
+                raise ValueError(f"{what} are given for {sorted(unknown)}, which are not numeric features of the modality")
+        if unknown := set(self.loinc) - set(self.columns):
+            raise ValueError(f"loinc is given for {sorted(unknown)}, which are not features of the modality")
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service.bundle.features import UnfitValueError, kind_of
+from service.bundle.features import Grouping, UnfitValueError, code_groups, kind_of
 from service.bundle.schema import (
     ArrayFeature,
     CategoricalFeature,
@@ -85,13 +85,21 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, C
 
     for column in config.numeric:
         values = seen(column)
-        yield NumericFeature(name=column, unit=config.units.get(column), minimum=min(values), maximum=max(values))
+        yield NumericFeature(
+            name=column,
+            loinc=config.loinc.get(column, ()),
+            unit=config.units.get(column),
+            summary=config.summaries.get(column, "last"),
+            lookback_hours=config.lookback_hours,
+            minimum=min(values),
+            maximum=max(values),
+        )
     for column in config.categorical:
-        yield CategoricalFeature(name=column, vocabulary=sorted_categories(seen(column)))
+        yield CategoricalFeature(name=column, loinc=config.loinc.get(column, ()), vocabulary=sorted_categories(seen(column)))
     if config.codes is not None:
-        yield _fit_codes(config.codes, seen(config.codes.column))
+        yield _fit_codes(config.codes, seen(config.codes.column), config.loinc.get(config.codes.column, ()))
     if config.text is not None:
-        yield _fit_text(config.text, seen(config.text.column))
+        yield _fit_text(config.text, seen(config.text.column), config.loinc.get(config.text.column, ()))
     if config.array is not None:
         array = columns[config.array.stem]
         assert isinstance(array, np.ndarray | LazyRows)
@@ -108,18 +116,25 @@ def sorted_categories(values: Iterable[Any]) -> tuple[str, ...]:
     return tuple(sorted({category_text(value) for value in values}, key=order))
 
 
-def _fit_codes(config: CodesConfig, values: Iterable[Any]) -> CodesFeature:
-    counts = Counter(code for value in values for code in split_codes(value, config.separator))
-    vocabulary = tuple(sorted(code for code, count in counts.items() if count >= config.min_count))
+def _fit_codes(config: CodesConfig, values: Iterable[Any], loinc: tuple[str, ...]) -> CodesFeature:
+    counts = Counter(word for value in values for word in _words(split_codes(value, config.separator), config.grouping))
+    vocabulary = tuple(sorted(word for word, count in counts.items() if count >= config.min_count))
     if not vocabulary:
         raise DataError(f"column {config.column}: no code is found in at least {config.min_count} training rows")
-    return CodesFeature(name=config.column, vocabulary=vocabulary, separator=config.separator)
+    return CodesFeature(
+        name=config.column, loinc=loinc, vocabulary=vocabulary, separator=config.separator, grouping=config.grouping
+    )
 
 
-def _fit_text(config: TextConfig, values: Sequence[Any]) -> TextFeature:
+def _words(codes: Sequence[str], grouping: Grouping | None) -> Iterable[str]:
+    """What one row counts for: its codes, or each of their groups once."""
+    return codes if grouping is None else {group for code in codes for group in code_groups(code)}
+
+
+def _fit_text(config: TextConfig, values: Sequence[Any], loinc: tuple[str, ...]) -> TextFeature:
     if others := [value for value in values if not isinstance(value, str)]:
         raise UnfitValueError("string_type", f"must hold text in column {config.column}, found {kind_of(others[0])}")
     idf = fit_tfidf(values, min_count=config.min_count, max_features=config.max_features)
     if not idf:
         raise DataError(f"column {config.column}: no word is found in at least {config.min_count} training rows")
-    return TextFeature(name=config.column, vocabulary=tuple(idf), idf=tuple(idf.values()))
+    return TextFeature(name=config.column, loinc=loinc, vocabulary=tuple(idf), idf=tuple(idf.values()))

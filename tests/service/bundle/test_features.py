@@ -323,3 +323,22 @@ def test_a_feature_that_makes_no_sense_is_refused(feature: type[BaseFeature], fi
         feature.model_validate({"name": "x", **fields})
     with pytest.raises(ValidationError, match="name"):
         feature.model_validate({"name": "", **fields})
+
+
+ICD = CodesFeature(name="dx", vocabulary=("chapter:circulatory", "icd10:I50", "icd9:428"), grouping="icd")
+
+
+def test_grouped_codes_are_ones_at_their_groups() -> None:
+    """A client sends whole codes of either edition."""
+    columns, warning = ICD.encode(["icd10:I50.9", "icd9:428.0"])
+    assert (columns.tolist(), warning) == ([1, 1, 1], None)
+    columns, warning = ICD.encode("icd10:I10|icd10:E11.9")
+    assert columns.tolist() == [1, 0, 0]
+    assert warning == "1 of 2 codes were not seen often enough in training and are ignored"
+
+
+def test_a_grouped_code_without_its_edition_is_refused_and_not_repeated() -> None:
+    """The codes of a patient are theirs."""
+    with pytest.raises(UnfitValueError, match="must say its edition") as caught:
+        ICD.encode(["I50.9"])
+    assert "I50.9" not in str(caught.value).replace("icd10:I50.9", "")

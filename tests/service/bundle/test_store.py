@@ -88,14 +88,14 @@ def test_a_manifest_that_is_no_json_is_refused(bundle: Bundle, text: bytes) -> N
 def test_another_format_version_is_refused(bundle: Bundle, version: Any) -> None:
     """A service opens the format versions it knows and says what to do about others."""
     edit(bundle, lambda document: document.update(format_version=version))
-    assert f"expected bundle format version 1, 2, found {version!r}; export the model again" in refusal(bundle.path)
+    assert f"expected bundle format version 1, 2, 3, found {version!r}; export the model again" in refusal(bundle.path)
 
 
 @pytest.mark.parametrize("document", ["[]", "1", "null", "{}"])
 def test_a_manifest_without_format_version_is_refused(bundle: Bundle, document: str) -> None:
     """Another JSON document is no manifest."""
     (bundle.path / MANIFEST_FILE).write_text(document)
-    assert "expected bundle format version 1, 2, found None" in refusal(bundle.path)
+    assert "expected bundle format version 1, 2, 3, found None" in refusal(bundle.path)
 
 
 @pytest.mark.parametrize(

@@ -365,3 +365,46 @@ def test_labels_that_never_vary_are_told(tmp_path: Path) -> None:
     changes = {"data.label": ["one", "none"], "data.task": "multilabel", "data.labels": []}
     with pytest.raises(DataError, match="no label is there in some rows and not in others"):
         load(tmp_path, changes)
+
+
+def test_a_recipe_says_what_features_are_called_elsewhere(tmp_path: Path) -> None:
+    """LOINC codes, units and what a number summarises stand in the schema, where the service's adapters find them."""
+    write_data(tmp_path)
+    labs = {
+        "numeric": ["crea", "sod"],
+        "units": {"crea": "mg/dL"},
+        "loinc": {"crea": "2160-0", "sod": ["2951-2", "2947-0"]},
+        "summaries": {"sod": "maximum"},
+        "lookback_hours": 48,
+    }
+    schema = load(tmp_path, {"data.modalities.labs": labs}).schema
+    crea, sod = schema.modalities[schema.names.index("labs")].features
+    assert isinstance(crea, NumericFeature)
+    assert isinstance(sod, NumericFeature)
+    assert (crea.loinc, crea.unit, crea.summary, crea.lookback_hours) == (("2160-0",), "mg/dL", "last", 48)
+    assert (sod.loinc, sod.summary) == (("2951-2", "2947-0"), "maximum")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("loinc", {"crea": "creatinine"}, "pattern"),
+        ("loinc", {"age": "30525-0"}, r"\['age'\], which are not features of the modality"),
+        ("summaries", {"age": "last"}, r"\['age'\], which are not numeric features of the modality"),
+    ],
+)
+def test_names_elsewhere_must_be_of_features(tmp_path: Path, key: str, value: dict[str, str], why: str) -> None:
+    """A misspelt column would otherwise never be noticed."""
+    with pytest.raises(RecipeError, match=why):
+        load(tmp_path, {"data.modalities.labs": {"numeric": ["crea", "sod"], key: value}})
+
+
+def test_grouped_codes_are_counted_by_group(tmp_path: Path) -> None:
+    """Two codes of a category, and codes of two editions, add up; a row counts once for a group."""
+    codes = ["icd10:I50.1|icd10:I50.9" if row % 2 else "icd9:428.0" for row in range(small_table().height)]
+    changed_table(tmp_path, dx=codes)
+    modality = {"codes": {"column": "dx", "min_count": 2, "grouping": "icd"}}
+    schema = load(tmp_path, {"data.modalities.papers": modality}).schema
+    (feature,) = schema.modalities[schema.names.index("papers")].features
+    assert isinstance(feature, CodesFeature)
+    assert feature.vocabulary == ("chapter:circulatory", "charlson:heart_failure", "icd10:I50", "icd9:428")
