@@ -19,9 +19,10 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; must not exist")
     parser.add_argument(
         "--precision",
-        choices=["fp32", "int8"],
+        choices=["fp32", "fp16", "int8"],
         default="fp32",
-        help="number format of the graph; int8: its large matrix products, for large models on the CPU",
+        help="number format of the graph; fp16: its experts, for the GPU; int8: its large matrix products, for large models "
+        "on the CPU",
     )
     parser.add_argument("--calibration", type=Path, help="int8: a table of rows like those to be served, csv or parquet")
     parser.add_argument(
@@ -30,7 +31,9 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
         default=16,
         help="points of the path by which contributions are attributed to features; 0: a bundle without that graph",
     )
-    parser.add_argument("--target", choices=["cpu", "cuda"], default="cpu", help="hardware the bundle is meant for")
+    parser.add_argument(
+        "--target", choices=["cpu", "cuda"], default="cpu", help="hardware that the graph is laid out for; cuda: experts stacked"
+    )
 
 
 def _run_parser() -> argparse.ArgumentParser:
@@ -62,10 +65,14 @@ def _export(arguments: Sequence[str]) -> Bundle:
         from export.bundle import export_bundle, run_material
 
         material = run_material(args.run)
-    if (args.precision == "int8") != (args.calibration is not None):
-        raise ExportError("--precision int8 and --calibration TABLE belong together: scales are measured on the table's rows")
-    options = {"target": args.target, "attribution_points": args.attribution_points}
-    return export_bundle(material, args.out, calibration=args.calibration, **options)
+    return export_bundle(
+        material,
+        args.out,
+        target=args.target,
+        precision=args.precision,
+        calibration=args.calibration,
+        attribution_points=args.attribution_points,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     parity = bundle.manifest.parity
-    what = "cases" if bundle.manifest.graph.precision == "fp32" else "calibration rows"
+    what = "calibration rows" if bundle.manifest.graph.precision == "int8" else "cases"
     print(f"bundle written to {bundle.path}: {parity.cases} {what} agree to {parity.max_abs_diff:.1e} (limit {parity.atol:g})")
     print(_attribution(bundle.manifest))
     return 0

@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
 
 from export.attribution import attribution_info, build_attribution, methods, verify_attribution
 from export.errors import ExportError
+from export.experts import Target
 from export.graph import build_graph, graph_info, save_graph
 from export.quantise import calibration_rows, quantise
-from export.verify import verify, verify_precision
+from export.verify import ATOL, PRECISION_ATOL, verify, verify_precision
 from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -43,6 +44,8 @@ from training.evaluation import calibration_info, read_metrics
 from training.model.mixture import I2MoE
 
 MANIFEST_SPLIT = "test"  # whose dataset-level explanation the manifest carries
+Precision = Literal["fp32", "fp16", "int8"]
+_TARGET_OF: Mapping[Precision, Target] = {"fp16": "cuda", "int8": "cpu"}
 _UNVERIFIED = Parity(atol=0, max_abs_diff=0, cases=0)
 
 
@@ -107,24 +110,33 @@ def _uncertainty(document: Mapping[str, Any]) -> UncertaintyInfo | None:
 
 
 def export_bundle(
-    material: Material, out: Path, *, target: str = "cpu", attribution_points: int = 0, calibration: Path | None = None
+    material: Material,
+    out: Path,
+    *,
+    target: Target = "cpu",
+    precision: Precision = "fp32",
+    attribution_points: int = 0,
+    calibration: Path | None = None,
 ) -> Bundle:
     """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind.
 
-    With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one. With `calibration`, a
-    table, the graph's large products are int8 by scales measured on its rows (`TableError` where it cannot be read).
+    With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one. Precision fp16 has experts
+    in float16, for a GPU; int8 has large products in int8, for a CPU, by scales measured on the rows of `calibration`, a table
+    (`TableError` where it cannot be read).
     """
+    _check_options(target, precision, calibration)
     verified: dict[str, Any] = {}
     rows = None if calibration is None else calibration_rows(calibration, material.schema)
 
     def fill(folder: Path) -> None:
-        graph = build_graph(material.model, material.schema)
-        info = graph_info(graph, target=target)
+        half = precision == "fp16"
+        graph = build_graph(material.model, material.schema, target=target, half=half)
+        info = graph_info(graph, target=target, precision="fp16" if half else "fp32")
         save_graph(graph, folder / MODEL_FILE)
         (folder / REFERENCE_FILE).write_text(json.dumps(material.reference, indent=1) + "\n")
         draft = _manifest(material, graph=info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
         predictor = Predictor(Bundle(folder, draft), provider="cpu")
-        parity = verify(predictor, material.model, material.schema)
+        parity = verify(predictor, material.model, material.schema, atol=PRECISION_ATOL["fp16"] if half else ATOL)
         if rows is not None:
             exact, graph = predictor, quantise(graph, rows)
             info = graph_info(graph, target=target, precision="int8")
@@ -139,6 +151,16 @@ def export_bundle(
         return _manifest(material, files=files, **verified)
 
     return write_bundle(out, fill=fill, manifest=manifest)
+
+
+def _check_options(target: Target, precision: Precision, calibration: Path | None) -> None:
+    """Raises `ExportError` for what does not go together."""
+    if (precision == "int8") != (calibration is not None):
+        raise ExportError("--precision int8 and --calibration TABLE belong together: scales are measured on the table's rows")
+    if (wanted := _TARGET_OF.get(precision, target)) != target:
+        raise ExportError(
+            f"--precision {precision} needs --target {wanted}, found {target}: nothing else computes faster with it"
+        )
 
 
 def _add_attribution(material: Material, folder: Path, draft: Manifest, *, num_points: int) -> AttributionInfo | str:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import GraphError
+from export.experts import Target, lay_out
 from service.bundle.manifest import GraphInfo, TensorInfo
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
@@ -34,14 +35,16 @@ _FORBIDDEN_OPS = frozenset(
 
 
 class _CleanPass(nn.Module):
-    """The model with one positional tensor per modality and plain tensors out, as graphs have it."""
+    """The model with one positional tensor per modality and plain tensors out, as graphs have it, and its experts laid out."""
 
-    def __init__(self, model: I2MoE) -> None:
+    def __init__(self, model: I2MoE, experts: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.experts = experts
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model(inputs))
+        tokens_BnPD = self.model.embed(inputs)
+        return tuple(self.model.combine(self.model.reweighting(tokens_BnPD), self.experts(tokens_BnPD)))
 
 
 @contextlib.contextmanager
@@ -77,12 +80,16 @@ def to_onnx(
     return program.model_proto
 
 
-def build_graph(model: I2MoE, schema: FeatureSchema) -> onnx.ModelProto:
-    """Trace the model's clean pass. Raises `GraphError` when the result breaks a rule of this module."""
+def build_graph(model: I2MoE, schema: FeatureSchema, *, target: Target = "cpu", half: bool = False) -> onnx.ModelProto:
+    """Trace the model's clean pass, its experts laid out for `target`, in float16 with `half`.
+
+    Raises `GraphError` when the result breaks a rule of this module.
+    """
     inputs = tuple(torch.zeros(_TRACED_BATCH, modality.width) for modality in schema.modalities)
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     with quiet_exporter():
-        graph = to_onnx(_CleanPass(model).eval(), inputs, names=(schema.names, OUTPUT_NAMES), dynamic_shapes={"inputs": dynamic})
+        clean_pass = _CleanPass(model, lay_out(model.experts, target, half=half)).eval()
+        graph = to_onnx(clean_pass, inputs, names=(schema.names, OUTPUT_NAMES), dynamic_shapes={"inputs": dynamic})
     tidy(graph)
     check_graph(graph, schema)
     return graph

@@ -35,7 +35,9 @@ def quantised(rich_run: Path, table: Path, tmp_path_factory: pytest.TempPathFact
     """A bundle of int8, of a model whose products would be too small for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_NARROWEST", 4)
-        return export_bundle(run_material(rich_run), tmp_path_factory.mktemp("int8") / "bundle", calibration=table)
+        return export_bundle(
+            run_material(rich_run), tmp_path_factory.mktemp("int8") / "bundle", precision="int8", calibration=table
+        )
 
 
 def test_large_products_are_int8_and_answers_stay_close(rich_run: Path, rich_bundle: Bundle, quantised: Bundle) -> None:
@@ -74,7 +76,7 @@ def test_a_model_of_small_products_is_refused(
     monkeypatch.setattr(module, "_NARROWEST", 99)
     material = run_material(rich_run)
     with pytest.raises(ExportError, match="no matrix product of this model is as large as 99 by 99"):
-        export_bundle(material, tmp_path / "bundle", calibration=table)
+        export_bundle(material, tmp_path / "bundle", precision="int8", calibration=table)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -114,8 +114,10 @@ class I2MoE(nn.Module):
 
     def answer(self, tokens_BnPD: Tensor) -> MixtureOutput:
         """The pass from tokens on."""
-        weights_BE = self.reweighting(tokens_BnPD)
-        logits_EBC = self.run_experts(tokens_BnPD).logits
+        return self.combine(self.reweighting(tokens_BnPD), self.run_experts(tokens_BnPD).logits)
+
+    def combine(self, weights_BE: Tensor, logits_EBC: Tensor) -> MixtureOutput:
+        """The pass from what the experts said on."""
         if self.units is not None:
             logits_EBC = self.units(logits_EBC)
         logits_BC = self.mix(weights_BE, logits_EBC)
