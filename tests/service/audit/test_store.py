@@ -1,0 +1,229 @@
+"""The store of predictions: SQLite, and PostgreSQL where its programs are installed."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.audit.entries import AuditEntry, without_values
+from service.audit.store import AuditError, PredictionStore
+
+MODEL = {"name": "tiny", "version": "1.0.0", "sha256": "a" * 64}
+NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, UTC)
+
+
+def entry(request_id: str = "r1", position: int = 0, **changes: Any) -> AuditEntry:
+    """A prediction as it is kept."""
+    prediction = {"label": "dead", "probability": 0.25, "explanation": {"experts": [{"name": "synergy", "weight": 0.5}]}}
+    told: dict[str, Any] = {"time": NOW, "model": MODEL, "prediction": prediction} | changes
+    return AuditEntry(request_id=request_id, position=position, **told)
+
+
+def _postgres_programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    which = shutil.which("initdb")
+    return found[-1].parent if found else Path(which).parent if which else None
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of these tests' own, reached by a socket in its folder."""
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    folder = tmp_path_factory.mktemp("pg")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = {"user": "nobody", "group": "nogroup"}
+        shutil.chown(folder, "nobody", "nogroup")
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+    data = folder / "data"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
+    subprocess.run([programs / "initdb", "-D", data, "-U", "i2moe", "-A", "trust", "--no-sync"], check=True, **quiet)
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+    subprocess.run([programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], check=True, **quiet)
+    try:
+        yield f"postgresql+psycopg://i2moe:secret@/postgres?host={folder}"
+    finally:
+        subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, **quiet)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh store of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'predictions.db'}"
+    url: str = request.getfixturevalue("postgres")
+    import sqlalchemy as sql
+
+    engine = sql.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sql.text("DROP TABLE IF EXISTS i2moe_predictions, i2moe_audit_format"))
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[PredictionStore]:
+    """An open store that keeps a year."""
+    store = PredictionStore(url, keep_days=365)
+    yield store
+    store.close()
+
+
+def test_what_is_written_is_found_as_it_was(store: PredictionStore) -> None:
+    """To the microsecond, with its record where that is kept, in order, and by its request alone."""
+    entries = [entry(position=0, record={"labs": {"crea": 4.0}}), entry(position=1), entry("r2")]
+    store.write(entries)
+    assert store.find("r1") == entries[:2]
+    assert store.find("r2") == entries[2:]
+    assert store.find("nobody's") == []
+
+
+def test_an_id_that_is_used_twice_has_two_answers(store: PredictionStore) -> None:
+    """Nothing is overwritten."""
+    store.write([entry()])
+    store.write([entry(time=NOW + timedelta(days=1))])
+    assert [found.time.day for found in store.find("r1")] == [1, 2]
+
+
+def test_old_predictions_are_forgotten(store: PredictionStore) -> None:
+    """Those older than may be kept, and no others."""
+    store.write([entry("old", time=NOW - timedelta(days=366)), entry("young", time=NOW - timedelta(days=364))])
+    assert store.prune(NOW) == 1
+    assert store.find("old") == []
+    assert len(store.find("young")) == 1
+
+
+def test_all_or_nothing(store: PredictionStore) -> None:
+    """One entry that cannot be written takes its transaction with it, and its values stay out of the message."""
+    bad = entry("r2", prediction={"probability": 0.5, "label": object()})
+    with pytest.raises((AuditError, TypeError)) as caught:
+        store.write([entry(), bad])
+    assert "0.25" not in str(caught.value)
+    assert store.find("r1") == []
+
+
+def test_a_store_is_opened_again(url: str) -> None:
+    """By the next process, which finds what the last one wrote."""
+    first = PredictionStore(url, keep_days=1)
+    first.write([entry()])
+    first.close()
+    second = PredictionStore(url, keep_days=1)
+    assert len(second.find("r1")) == 1
+    second.close()
+
+
+def _write_some(url: str, worker: int, number: int) -> None:
+    store = PredictionStore(url, keep_days=1)
+    for i in range(number):
+        store.write([entry(f"worker-{worker}", i)])
+    store.close()
+
+
+@pytest.mark.slow
+def test_workers_share_a_store(url: str) -> None:
+    """Several processes make the tables and write at once, and nothing is lost."""
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write_some, args=(url, worker, 20)) for worker in range(3)]
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(60)
+        assert process.exitcode == 0
+    store = PredictionStore(url, keep_days=1)
+    assert [len(store.find(f"worker-{worker}")) for worker in range(3)] == [20, 20, 20]
+    store.close()
+
+
+@pytest.mark.slow
+def test_what_was_written_survives_a_killed_process(tmp_path: Path) -> None:
+    """`write` has returned, so it is there, whatever happens to the process."""
+    url = f"sqlite:///{tmp_path / 'predictions.db'}"
+    program = (
+        "import sys, time; from tests.service.audit.test_store import PredictionStore, entry;"
+        "PredictionStore(sys.argv[1], keep_days=1).write([entry()]); print('kept', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "kept\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    process.stdout.close()
+    store = PredictionStore(url, keep_days=1)
+    assert len(store.find("r1")) == 1
+    store.close()
+
+
+def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
+    """They may hold something else under the same names."""
+    path = tmp_path / "predictions.db"
+    PredictionStore(f"sqlite:///{path}", keep_days=1).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE i2moe_audit_format SET version = 7")
+    connection.close()
+    with pytest.raises(AuditError, match=r"expected tables of version 1, found \[7\]"):
+        PredictionStore(f"sqlite:///{path}", keep_days=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////no/such/folder/predictions.db",
+        "nonsense",
+        "postgresql+psycopg://i2moe:secret@127.0.0.1:1/none?connect_timeout=1",
+        "oracle://i2moe:secret@127.0.0.1/none",
+    ],
+)
+def test_a_store_that_cannot_be_opened_says_so_without_its_password(url: str) -> None:
+    """In one sentence."""
+    with pytest.raises(AuditError, match=r"could not be opened \(\w+\)") as caught:
+        PredictionStore(url, keep_days=1)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    """Rather than made anew over what may still be saved."""
+    path = tmp_path / "predictions.db"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(AuditError, match="could not be opened"):
+        PredictionStore(f"sqlite:///{path}", keep_days=1)
+    assert path.read_bytes().startswith(b"no database")
+
+
+def test_values_of_a_patient_are_left_out() -> None:
+    """Warnings and sentences may repeat values, features of experts tell them; weights and contributions stay."""
+    experts: Sequence[dict[str, Any]] = [
+        {
+            "name": "synergy",
+            "weight": 0.5,
+            "contribution": 1.0,
+            "features": [{"name": "labs.crea"}],
+            "rest": 0,
+            "base": 0,
+            "gap": 0,
+        }
+    ]
+    prediction = {
+        "id": "stay-1",
+        "probability": 0.5,
+        "warnings": ["labs.crea 14.2 is outside"],
+        "missing": ["labs.sod"],
+        "explanation": {"dominant": "synergy", "summary": "Risk ... labs.crea", "experts": experts},
+    }
+    assert without_values(prediction) == {
+        "probability": 0.5,
+        "missing": ["labs.sod"],
+        "explanation": {"dominant": "synergy", "experts": [{"name": "synergy", "weight": 0.5, "contribution": 1.0}]},
+    }
+    assert without_values({"id": "a", "probability": 0.5}) == {"probability": 0.5}
