@@ -264,13 +264,15 @@ def _dataset_explanation() -> Any:
 def tiny_reference() -> dict[str, Any]:
     """Histograms of risk and expert weights over four invented rows."""
     output, _ = _rows_output()
-    edges = np.linspace(0.0, 1.0, 11)
+    edges = np.linspace(0.0, 1.0, 21)
 
     def histogram(values: Floats) -> dict[str, list[float]]:
         return {"edges": edges.tolist(), "counts": np.histogram(values, edges)[0].tolist()}
 
     weights = {name: histogram(output.expert_weights[:, e]) for e, name in enumerate(EXPERTS)}
-    return {"prediction": histogram(output.prediction[:, -1]), "expert_weights": weights}
+    risks = {label: histogram(output.prediction[:, c]) for c, label in enumerate(TASK.labels)}
+    missing = {f"{modality.name}.{feature.name}": 0.0 for modality in tiny_schema().modalities for feature in modality.features}
+    return {"num_rows": len(output.prediction), "prediction": risks, "expert_weights": weights, "missing_rate": missing}
 
 
 def write_tiny_bundle(

@@ -7,7 +7,7 @@ BentoML sets for its workers, and a scrape adds all processes up.
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.bundle.answers import Answers
+from service.bundle.manifest import TaskInfo
 
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -24,6 +25,7 @@ _SAMPLES = tuple(float(2**i) for i in range(11))
 ROUTES = frozenset({"/predict", "/model", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"})
 PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
 OTHER_ROUTE = "other"
+RISK = "risk"  # in reference_share; the others are experts
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
 
 
@@ -72,6 +74,14 @@ class Metrics:
         self.expert_weight = histogram("expert_weight", "Weight of an expert per sample", ["expert"], buckets=_TENTHS)
         self.risk = histogram("risk", "Stated probability per sample (binary tasks: the risk)", buckets=_TENTHS)
         self.queue_depth = gauge("queue_depth", "Samples that wait", mode="livesum")
+        self.queue_limit = gauge("queue_limit", "Samples that may wait", mode="livesum")
+        self.gpus = gauge("gpus", "GPUs that the driver sees, used or not", mode="livemax")
+        self.reference_share = gauge(
+            "reference_share",
+            "Share of held-out rows by bin, named by its upper limit: what drift is",
+            ["of", "bin"],
+            mode="livemax",
+        )
         self.ready = gauge("ready", "1 when every serving process can answer", mode="livemin")
         self.model_info = gauge(
             "model_info", "The model that is served", ["name", "version", "sha256", "provider"], mode="livemax"
@@ -107,6 +117,15 @@ class Metrics:
         for name in modalities:
             self.missing_modality.labels(name).inc()
 
+    def set_reference(self, reference: Mapping[str, Any], task: TaskInfo) -> None:
+        """Tell how risk and expert weights were distributed over held-out rows, in the bins of their histograms."""
+        told = dict(reference.get("expert_weights", {}))  # nothing is known of the rows of an imported checkpoint
+        if task.kind == "binary" and (risk := reference.get("prediction", {}).get(task.labels[-1])) is not None:
+            told[RISK] = risk
+        for name, histogram in told.items():
+            for limit, share in zip(_TENTHS, _shares(histogram), strict=True):
+                self.reference_share.labels(name, str(limit)).set(share)
+
     def render(self) -> bytes:
         """The exposition text, over all serving processes. Reads files: not for the event loop."""
         if _MULTIPROCESS_DIR not in os.environ:
@@ -114,6 +133,13 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _shares(histogram: Mapping[str, Sequence[float]]) -> list[float]:
+    """Of a histogram over [0, 1] of some tens of bins the share in each tenth; without rows, equal shares."""
+    counts, per_tenth = histogram["counts"], len(histogram["counts"]) // len(_TENTHS)
+    tenths = [sum(counts[i * per_tenth : (i + 1) * per_tenth]) for i in range(len(_TENTHS))]
+    return [count / total for count in tenths] if (total := sum(tenths)) else [1 / len(_TENTHS)] * len(_TENTHS)
 
 
 def _forget_dead_processes() -> None:

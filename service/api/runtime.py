@@ -20,7 +20,7 @@ from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
-from service.bundle.predictor import CPU, Predictor
+from service.bundle.predictor import CPU, Predictor, num_cuda_devices
 from service.bundle.store import Bundle, open_bundle
 
 logger = logging.getLogger("i2moe.runtime")
@@ -99,6 +99,7 @@ class Runtime:
             if self._problem:
                 raise BundleError(self._problem)
             bundle, predictor = await asyncio.to_thread(load_model, self.settings)
+            self.metrics.set_reference(await asyncio.to_thread(bundle.reference), bundle.manifest.task)
         except (BundleError, InferenceError, InvalidRecordError) as error:
             self._stay_unready(str(error))
         except Exception as error:
@@ -116,6 +117,8 @@ class Runtime:
     def _become_ready(self, model: Model, load_s: float) -> None:
         self._model, self.reason = model, None
         self.metrics.model_info.labels(**model.info).set(1)
+        self.metrics.queue_limit.set(self.settings.queue_max)
+        self.metrics.gpus.set(num_cuda_devices())
         self.metrics.ready.set(1)
         info = " ".join(f"{name}={value}" for name, value in model.info.items())
         settings = " ".join(f"{name}={value}" for name, value in self.settings.model_dump().items())

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from service.api.metrics import INFER_ROUTE, OTHER_ROUTE, PROTOCOL_ROUTE, ROUTES, BatchHistogram, Metrics, route_label
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
+from tests.tiny_bundle import POISON, TASK, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
 
 
 def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
@@ -145,3 +145,30 @@ def test_several_processes_add_up(tmp_path: Path) -> None:
     assert "i2moe_queue_depth 0.0" in text
     assert "pid=" not in text
     assert "i2moe_model_info{" not in text
+
+
+def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> None:
+    """Shares of held-out rows by tenth, for risk and for every expert: drift is then a matter of a query."""
+    counts = [0.0] * 20
+    counts[0], counts[1], counts[19] = 5.0, 1.0, 2.0
+    histogram = {"edges": [i / 20 for i in range(21)], "counts": counts}
+    empty = {"edges": histogram["edges"], "counts": [0.0] * 20}
+    reference = {"prediction": {"alive": empty, "dead": histogram}, "expert_weights": {"synergy": histogram, "redundancy": empty}}
+    metrics = Metrics()
+    metrics.set_reference(reference, TASK)
+    text = metrics.render().decode()
+    for of in ("risk", "synergy"):
+        assert f'i2moe_reference_share{{bin="0.1",of="{of}"}} 0.75' in text
+        assert f'i2moe_reference_share{{bin="0.5",of="{of}"}} 0.0' in text
+        assert f'i2moe_reference_share{{bin="1.0",of="{of}"}} 0.25' in text
+    assert 'i2moe_reference_share{bin="0.3",of="redundancy"} 0.1' in text
+    assert "alive" not in text
+
+
+def test_a_service_tells_its_reference_and_its_limits(tiny_path: Path) -> None:
+    """Each distribution adds up to 1; the queue's limit and the GPUs are there to compare with."""
+    with serving(tiny_path, queue_max=300) as client:
+        shares = [client.metric(f'i2moe_reference_share{{bin="{i / 10}",of="risk"}}') for i in range(1, 11)]
+        assert sum(shares) == pytest.approx(1)
+        assert client.metric("i2moe_queue_limit") == 300
+        assert "i2moe_gpus " in client.get("/metrics").text

@@ -156,7 +156,7 @@ def test_the_explanations_page_holds_the_dataset_level_interpretation(client: Cl
     page = client.get("/explanations").json()
     assert [expert["name"] for expert in page["explanation"]["experts"]][-2:] == ["synergy", "redundancy"]
     assert page["explanation"]["experts"][0]["weight"]["mean"] == pytest.approx(0.4)
-    assert set(page["reference"]) == {"prediction", "expert_weights"}
+    assert set(page["reference"]) == {"num_rows", "prediction", "expert_weights", "missing_rate"}
 
 
 def test_the_explanations_page_says_how_far_to_trust_them(tmp_path: Path) -> None:
