@@ -14,8 +14,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from service.api.errors import DeadlineError, OverloadedError
 from service.bundle.answers import Answers
-from service.bundle.manifest import TaskInfo
+from service.bundle.manifest import Manifest
 
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -78,7 +79,7 @@ class Metrics:
         self.gpus = gauge("gpus", "GPUs that the driver sees, used or not", mode="livemax")
         self.reference_share = gauge(
             "reference_share",
-            "Share of held-out rows by bin, named by its upper limit: what drift is",
+            "Share of held-out rows by bin, named by its upper limit",
             ["of", "bin"],
             mode="livemax",
         )
@@ -90,6 +91,8 @@ class Metrics:
             self.samples.labels(outcome)
         for flag in FLAGS:
             self.flagged.labels(flag)
+        for error in (OverloadedError, DeadlineError):  # what alerts look for
+            self.rejected.labels(error.code)
 
     def _histogram(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS) -> BatchHistogram:
         return BatchHistogram(f"i2moe_{name}", text, labels, buckets=buckets, registry=self._registry)
@@ -117,10 +120,18 @@ class Metrics:
         for name in modalities:
             self.missing_modality.labels(name).inc()
 
-    def set_reference(self, reference: Mapping[str, Any], task: TaskInfo) -> None:
-        """Tell how risk and expert weights were distributed over held-out rows, in the bins of their histograms."""
+    def begin(self, manifest: Manifest, reference: Mapping[str, Any]) -> None:
+        """Make every series of a model, at nought: Prometheus sees no rise in one that appears with its first event.
+
+        Tells, too, how risk and expert weights were distributed over held-out rows, in the bins of their histograms.
+        """
+        for modality in manifest.features.names:
+            self.missing_modality.labels(modality)
+        for expert in manifest.experts:
+            self.expert_weight.labels(expert.name)
         told = dict(reference.get("expert_weights", {}))  # nothing is known of the rows of an imported checkpoint
-        if task.kind == "binary" and (risk := reference.get("prediction", {}).get(task.labels[-1])) is not None:
+        label = manifest.task.labels[-1]
+        if manifest.task.kind == "binary" and (risk := reference.get("prediction", {}).get(label)) is not None:
             told[RISK] = risk
         for name, histogram in told.items():
             for limit, share in zip(_TENTHS, _shares(histogram), strict=True):

@@ -99,7 +99,7 @@ class Runtime:
             if self._problem:
                 raise BundleError(self._problem)
             bundle, predictor = await asyncio.to_thread(load_model, self.settings)
-            self.metrics.set_reference(await asyncio.to_thread(bundle.reference), bundle.manifest.task)
+            self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
         except (BundleError, InferenceError, InvalidRecordError) as error:
             self._stay_unready(str(error))
         except Exception as error:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from service.api.metrics import INFER_ROUTE, OTHER_ROUTE, PROTOCOL_ROUTE, ROUTES, BatchHistogram, Metrics, route_label
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import POISON, TASK, TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
+from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, write_tiny_bundle
 
 
 def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> 
     empty = {"edges": histogram["edges"], "counts": [0.0] * 20}
     reference = {"prediction": {"alive": empty, "dead": histogram}, "expert_weights": {"synergy": histogram, "redundancy": empty}}
     metrics = Metrics()
-    metrics.set_reference(reference, TASK)
+    metrics.begin(tiny_manifest({}), reference)
     text = metrics.render().decode()
     for of in ("risk", "synergy"):
         assert f'i2moe_reference_share{{bin="0.1",of="{of}"}} 0.75' in text
@@ -172,3 +172,16 @@ def test_a_service_tells_its_reference_and_its_limits(tiny_path: Path) -> None:
         assert sum(shares) == pytest.approx(1)
         assert client.metric("i2moe_queue_limit") == 300
         assert "i2moe_gpus " in client.get("/metrics").text
+
+
+def test_every_series_is_there_before_its_first_event(tiny_path: Path) -> None:
+    """Prometheus sees no rise in a series that appears with its first event."""
+    with serving(tiny_path) as client:
+        text = client.get("/metrics").text
+    for series in (
+        'i2moe_missing_modality_total{modality="labs"} 0.0',
+        'i2moe_expert_weight_count{expert="redundancy"} 0.0',
+        'i2moe_rejected_total{reason="OVERLOADED"} 0.0',
+        'i2moe_samples_total{outcome="error"} 0.0',
+    ):
+        assert series in text
