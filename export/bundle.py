@@ -15,6 +15,7 @@ from export.errors import ExportError
 from export.graph import build_graph, graph_info, save_graph
 from export.quantise import calibration_rows, quantise
 from export.verify import verify, verify_precision
+from service.bundle.card import ModelCard
 from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -27,7 +28,6 @@ from service.bundle.manifest import (
     GraphInfo,
     Manifest,
     MetricValue,
-    ModelCard,
     Parity,
     TaskInfo,
     UncertaintyInfo,
