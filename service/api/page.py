@@ -9,6 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.staticfiles import NotModifiedResponse
 
 from service.api.errors import NotFoundError
 from service.api.scoring import runtime_of
@@ -62,4 +63,6 @@ def show_file(request: Request) -> Response:
     if not (runtime_of(request).settings.page and path.suffix in _MEDIA_TYPES and path.is_file()):
         raise NotFoundError("there is nothing at this path; GET /docs.json describes every path")
     headers = {**_SAFE, "Cache-Control": "no-cache"}
-    return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=headers)
+    response = FileResponse(path, media_type=_MEDIA_TYPES[path.suffix], headers=headers, stat_result=path.stat())
+    is_same = request.headers.get("if-none-match") == response.headers["etag"]
+    return NotModifiedResponse(response.headers) if is_same else response

@@ -93,7 +93,7 @@ function experts(prediction, baseline, model) {
   const limit = Math.max(...[...told, ...(before ?? [])].map(({ contribution }) => Math.abs(contribution)));
   return [
     title,
-    el("p", { class: "hint" }, "Bars to the right, plain, speak for ", el("b", {}, said(prediction, model.task)), "; to the left, hatched, against it."),
+    el("p", { class: "hint" }, "Bars to the right, plain, speak for ", el("b", {}, said(prediction, model.task)), "; to the left, hatched, against it.", before && " A thick line says where a bar ended before."),
     el("p", { class: "hint" }, "A weight is not an importance: it says how much of an expert enters the mixture, the contribution which way and how far it pushed."),
     el(
       "ul",
@@ -109,7 +109,8 @@ function expertItem(expert, { before, limit, prediction, model }) {
   const { task } = model;
   const modalities = model.features.modalities.map(({ name }) => name);
   const isDominant = expert.name === prediction.explanation.dominant;
-  const alone = task.kind === "regression" ? number(expert.probability) : percent(expert.probability);
+  const probability = `${task.kind === "binary" ? "a risk of " : ""}${percent(expert.probability)}`;
+  const alone = task.kind === "regression" ? number(expert.probability) : probability;
   return el(
     "li",
     {},

@@ -54,7 +54,8 @@ def test_every_file_is_served_by_its_type_and_asked_for_again(client: Client, na
     assert response.headers["content-type"] == f"{kind}; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
     assert response.content == (STATIC / name).read_bytes()
-    assert response.headers["etag"]
+    again = client.request("GET", f"/static/{name}", headers={"If-None-Match": response.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize(
