@@ -16,6 +16,7 @@ from export.experts import Target
 from export.graph import build_graph, graph_info, save_graph
 from export.quantise import calibration_rows, quantise
 from export.verify import ATOL, PRECISION_ATOL, verify, verify_precision
+from service.bundle.card import ModelCard
 from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -28,7 +29,6 @@ from service.bundle.manifest import (
     GraphInfo,
     Manifest,
     MetricValue,
-    ModelCard,
     Parity,
     TaskInfo,
     UncertaintyInfo,

@@ -21,7 +21,8 @@ from export.released_config import ReleasedConfig, load_released_config
 from export.released_encoders import ReleasedEncoder, read_encoder
 from export.released_keys import State, expert_key
 from export.released_shapes import Dimensions, check_claims, find_fusion, read_dimensions
-from service.bundle.manifest import CalibrationInfo, ModelCard, TaskInfo, TaskKind
+from service.bundle.card import NOT_RECORDED, ModelCard
+from service.bundle.manifest import CalibrationInfo, TaskInfo, TaskKind
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.checkpoint import load_tensors
 from training.model.build import ModelConfig, ReweightingConfig, build_model
@@ -174,14 +175,13 @@ def _task(config: ReleasedConfig, dimensions: Dimensions) -> TaskInfo:
     return TaskInfo(kind=kind, labels=labels, outcome=config.outcome, training_mean=training_mean)
 
 
-_UNKNOWN = "Not recorded in the checkpoint."
 _MODEL_CARD = ModelCard(
     intended_use="Research. Not for clinical decisions.",
-    population=_UNKNOWN,
-    exclusions=_UNKNOWN,
+    population=NOT_RECORDED,
+    exclusions=NOT_RECORDED,
     limits="Uncalibrated; inputs must be prepared exactly as in the run that trained it.",
-    data=_UNKNOWN,
-    licence=_UNKNOWN,
+    data=NOT_RECORDED,
+    licence=NOT_RECORDED,
 )
 
 

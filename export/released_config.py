@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from export.errors import ExportError
-from service.bundle.manifest import ModelCard
+from service.bundle.card import ModelCard
 from training.config import Config
 from training.data.config import ModalityName
 from training.recipe import NAME_PATTERN, sentence

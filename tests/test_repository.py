@@ -75,7 +75,7 @@ def test_dockerfile_is_safe_by_default() -> None:
 def test_bentofile_packs_the_service_alone() -> None:
     """The Bento holds the service and its pinned requirements, and is built without locking, so without a network."""
     bento = yaml.safe_load(Path("bentofile.yaml").read_text())
-    assert bento["include"] == ["service/**/*.py", "service/py.typed", "requirements.txt"]
+    assert bento["include"] == ["service/**/*.py", "service/py.typed", "service/static/*", "requirements.txt"]
     assert bento["python"] == {"requirements_txt": "requirements.txt", "lock_packages": False}
 
 
@@ -94,5 +94,6 @@ def test_a_bento_is_built_without_a_network(tmp_path: Path) -> None:
     built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert built.returncode == 0, built.stderr
     source = next(tmp_path.glob("bentos/i2moe-service/*/src"))
-    packed = {str(path.relative_to(source)) for path in source.rglob("*.py")}
-    assert packed == {str(path) for path in Path("service").rglob("*.py")}
+    for pattern in ("*.py", "static/*"):
+        packed = {str(path.relative_to(source)) for path in source.rglob(pattern)}
+        assert packed == {str(path) for path in Path("service").rglob(pattern)}

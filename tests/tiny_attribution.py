@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.attribution import LABEL_INPUT, attribution_outputs
-from service.bundle.manifest import AttributionInfo, Completeness, Parity, TensorInfo
+from service.bundle.manifest import AttributionInfo, Completeness, FileInfo, Manifest, Parity, TensorInfo, UncertaintyInfo
 from service.bundle.store import ATTRIBUTION_FILE, MODEL_FILE, REFERENCE_FILE, Bundle, write_bundle
 from tests.tiny_bundle import POISON, WEIGHTS, tiny_graph, tiny_manifest, tiny_output, tiny_reference, tiny_schema
 
@@ -101,7 +101,9 @@ INFO = AttributionInfo(
 )
 
 
-def write_attributed_bundle(folder: Path, *, poisoned: bool = False, with_file: bool = True) -> Bundle:
+def write_attributed_bundle(
+    folder: Path, *, poisoned: bool = False, with_file: bool = True, uncertainty: UncertaintyInfo | None = None
+) -> Bundle:
     """Write the tiny bundle with its second graph. `poisoned`: that graph, and it alone, fails on one creatinine."""
 
     def fill(staged: Path) -> None:
@@ -110,4 +112,7 @@ def write_attributed_bundle(folder: Path, *, poisoned: bool = False, with_file: 
         if with_file:
             onnx.save(attribution_graph(poisoned=poisoned), staged / ATTRIBUTION_FILE)
 
-    return write_bundle(folder, fill=fill, manifest=lambda files: tiny_manifest(files).model_copy(update={"attribution": INFO}))
+    def manifest(files: dict[str, FileInfo]) -> Manifest:
+        return tiny_manifest(files, uncertainty=uncertainty).model_copy(update={"attribution": INFO})
+
+    return write_bundle(folder, fill=fill, manifest=manifest)

@@ -24,6 +24,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from service.bundle.card import ModelCard
 from service.bundle.explanation import explain_dataset
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -35,7 +36,6 @@ from service.bundle.manifest import (
     GraphInfo,
     Manifest,
     MetricValue,
-    ModelCard,
     Parity,
     RiskBand,
     TaskInfo,

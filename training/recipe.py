@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from service.bundle.manifest import ModelCard
+from service.bundle.card import ModelCard, unstated_card
 from training.config import Config
 from training.data.config import DataConfig
 from training.errors import RecipeError
@@ -22,9 +22,6 @@ RECIPE_FILE = "recipe.json"  # in a run folder
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
-NOT_STATED = ModelCard.model_validate(dict.fromkeys(ModelCard.model_fields, "Not stated."))
-
-
 class Recipe(Config):
     """A complete run. Relative paths are relative to the recipe's own folder."""
 
@@ -36,7 +33,7 @@ class Recipe(Config):
     train: TrainConfig = TrainConfig()
     validity: ValidityConfig = ValidityConfig()
     uncertainty: UncertaintyConfig = UncertaintyConfig()
-    model_card: ModelCard = NOT_STATED
+    model_card: ModelCard = Field(default_factory=unstated_card)
 
     @model_validator(mode="after")
     def _nothing_is_released(self) -> "Recipe":

@@ -9,6 +9,8 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     batcher     many requests -> one batch        runtime     loads the model, says whether it is ready
     models      the wire format                   openapi     /docs.json
     errors      one tree, one shape               metrics     /metrics          logs   the log lines
+    page        GET / and service/static          model_card  GET /model-card, as JSON and as a page (model_card_page),
+                                                              by source_attributes with card_figures
 """
 
 from service.api.service import I2MoEService

@@ -9,14 +9,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.errors import ApiError, error_response
 from service.api.inference_protocol import protocol_routes
 from service.api.middleware import request_info
+from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
 from service.api.openapi import API_VERSION, build_openapi
+from service.api.page import page_routes
 from service.api.predict import predict
 from service.api.runtime import Runtime
 from service.api.scoring import runtime_of
@@ -39,10 +41,11 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
     routes = [
         Route("/predict", predict, methods=["POST"]),
         Route("/model", show_model),
+        Route("/model-card", show_model_card),
         Route("/explanations", show_explanations),
         Route("/metrics", show_metrics),
         Route("/docs.json", show_openapi),
-        Route("/", show_index),
+        *page_routes(),
         *protocol_routes(API_VERSION),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ApiError: _refuse})
@@ -82,11 +85,6 @@ def show_explanations(request: Request) -> Response:
 def show_metrics(request: Request) -> Response:
     """GET /metrics: the exposition text. A plain function, so Starlette runs it in a thread: it reads files."""
     return Response(runtime_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def show_index(_: Request) -> Response:
-    """GET /: the description of the service. Takes the place of BentoML's page, which loads trackers from the internet."""
-    return RedirectResponse("/docs.json")
 
 
 def show_openapi(request: Request) -> Response:

@@ -23,7 +23,10 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _TENTHS = tuple(i / 10 for i in range(1, 11))
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
-ROUTES = frozenset({"/predict", "/model", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"})
+ROUTES = frozenset(
+    {"/predict", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"}
+)
+STATIC_ROUTE = "/static"  # every file of the page
 PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
 OTHER_ROUTE = "other"
 RISK = "risk"  # in reference_share; the others are experts
@@ -36,7 +39,7 @@ def route_label(path: str) -> str:
         return path
     if path == "/v2" or path.startswith("/v2/"):
         return INFER_ROUTE if path.endswith("/infer") else PROTOCOL_ROUTE
-    return OTHER_ROUTE
+    return STATIC_ROUTE if path.startswith(f"{STATIC_ROUTE}/") else OTHER_ROUTE
 
 
 class BatchHistogram(Histogram):

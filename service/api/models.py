@@ -216,11 +216,53 @@ class ModelResponse(_Wire):
     uncertainty: dict[str, Any] | None = Field(
         description="How prediction sets or intervals and flags are made, whether coverage is guaranteed, and what was measured."
     )
+    attribution: dict[str, Any] | None = Field(
+        description='How contributions are attributed to features; null: the model does not answer `explain: "features"`.'
+    )
     model_card: dict[str, Any]
     graph: dict[str, Any]
     parity: dict[str, Any]
     provenance: dict[str, Any]
     example: dict[str, Any] = Field(description="A record that can be sent as it is, and the graph's answer to it.")
+
+
+class SourceAttribute(_Wire):
+    """What the model card says under one source attribute."""
+
+    citation: str
+    title: str = Field(description="The regulation's words.")
+    status: Literal["provided", "partly provided", "not provided"]
+    text: str | None = Field(description="Null where not provided.")
+    asked_of: str | None = Field(description="Who could say what is missing; null where all is provided.")
+
+
+class SourceAttributeGroup(_Wire):
+    """A group of source attributes."""
+
+    citation: str
+    title: str
+    attributes: dict[str, SourceAttribute]
+
+
+class ModelCardResponse(_Wire):
+    """The model card, by the source attributes of ONC HTI-1, and what else a reader should know."""
+
+    notice: str
+    model: ModelInfo
+    created: str = Field(description="A day.")
+    outcome: str
+    licence: str | None
+    standard: dict[str, str] = Field(description="Which rule the content follows, and what that does and does not mean.")
+    counts: dict[str, int] = Field(description="Number of attributes by status.")
+    source_attributes: dict[str, SourceAttributeGroup]
+    metrics: dict[str, Any] = Field(description="Figures per split, with 95 % intervals.")
+    calibration: dict[str, Any]
+    uncertainty: dict[str, Any] | None
+    parity: dict[str, Any]
+    explanations: list[str] = Field(
+        description="What was checked about explanations, in words; GET /explanations has the figures."
+    )
+    provenance: dict[str, Any]
 
 
 class ExplanationsResponse(_Wire):

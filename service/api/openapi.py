@@ -32,7 +32,7 @@ from service.bundle.schema import (
     TextFeature,
 )
 
-API_VERSION = "1.2.0"  # of the HTTP interface, by semantic versioning; models have their own
+API_VERSION = "1.3.0"  # of the HTTP interface, by semantic versioning; models have their own
 
 Document = dict[str, Any]
 _REF = "#/components/schemas/{model}"
@@ -89,6 +89,7 @@ def _wire_schemas() -> Document:
         models.PredictResponse,
         models.ErrorResponse,
         models.ModelResponse,
+        models.ModelCardResponse,
         models.ExplanationsResponse,
         InferRequest,
     )
@@ -99,15 +100,32 @@ def _wire_schemas() -> Document:
 
 def _paths(manifest: Manifest | None) -> Document:
     text: Document = {"text/plain": {"schema": {"type": "string"}}}
+    page: Document = {"text/html": {"schema": {"type": "string"}}}
     return {
         "/predict": {"post": _predict_operation(manifest)},
         "/model": {"get": _get("What is served: features, task, figures, card", _json(_ref("ModelResponse")), NotReadyError)},
+        "/model-card": {
+            "get": _get(
+                "The model card, as JSON or, to browsers, as a page", {**_json(_ref("ModelCardResponse")), **page}, NotReadyError
+            )
+        },
         "/explanations": {"get": _get("How the experts behave", _json(_ref("ExplanationsResponse")), NotReadyError)},
         "/metrics": {"get": _get("Prometheus metrics", text)},
         "/docs.json": {"get": _get("This document, OpenAPI 3.1", _json({"type": "object"}))},
         "/livez": {"get": _get("Whether the process lives", text)},
         "/readyz": {"get": _get("Whether a model is ready to answer", text, NotReadyError)},
+        **_page_paths(page),
         **_protocol_paths(),
+    }
+
+
+def _page_paths(page: Document) -> Document:
+    """The page for people; where I2MOE_PAGE is false, / leads to this document and there are no files."""
+    files: Document = {name: {"schema": {"type": "string"}} for name in ("text/css", "text/javascript")}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "/": {"get": _get("A page for people: a form, risks, explanations, what-if", page)},
+        "/static/{name}": {"parameters": [name], "get": _get("A file of the page", files, NotFoundError)},
     }
 
 

@@ -85,7 +85,7 @@ class _Service(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML's decorat
 )
 @bentoml.asgi_app(_app, path="/")
 class I2MoEService:
-    """Serves one bundle: POST /predict, GET /model, /explanations, /metrics, /docs.json, /livez, /readyz."""
+    """Serves one bundle: POST /predict, GET /, /model, /model-card, /explanations, /metrics, /docs.json, /livez, /readyz."""
 
     def __init__(self) -> None:
         """Keep what was imported out of garbage collection: walking all of it again and again held up requests.

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         description="Threads that compute one batch on the CPU. Default: the usable cores shared among the workers, less one for "
         "requests, 8 at most.",
     )
+    page: bool = Field(
+        default=True,
+        description="Serve pages for people: GET /, and GET /model-card to browsers. false: GET / leads to /docs.json.",
+    )
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."

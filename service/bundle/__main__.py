@@ -79,7 +79,7 @@ def describe(bundle: Bundle) -> str:
     lines += [f"  input        {m.name}: {len(m.features)} features, {m.width} columns" for m in manifest.features.modalities]
     lines += _describe_metrics(manifest) + _describe_uncertainty(manifest) + _describe_experts(manifest)
     lines += describe_validity(manifest.explanation_validity)
-    lines += [f"  {key:<12} {value}" for key, value in manifest.model_card.model_dump().items()]
+    lines += [f"  {key:<12} {value}" for key, value in manifest.model_card.model_dump(exclude_none=True).items()]
     return "\n".join(lines)
 
 

@@ -9,7 +9,8 @@ A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
 
 Version 2 tells how far explanations and predictions may be trusted, and may hold a second graph that attributes contributions
 to features. All of it may be absent, as in version 1.
-Version 3 tells what features are called elsewhere (LOINC), which of several measurements is meant, and may group codes.
+Version 3 tells what features are called elsewhere (LOINC), which of several measurements is meant, and may group codes;
+its model card may say more.
 """
 
 import math
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from service.bundle.card import ModelCard
 from service.bundle.features import Frozen
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.schema import FeatureSchema
@@ -212,17 +214,6 @@ class UncertaintyInfo(Frozen):
         absent = len(task.labels) if task.kind == "multilabel" else 0
         found = (self.method, len(self.thresholds), len(self.thresholds_absent))
         return found == (methods.get(task.kind, "class-conditional"), len(task.labels), absent)
-
-
-class ModelCard(Frozen):
-    """For the people who decide whether to use the model."""
-
-    intended_use: str
-    population: str
-    exclusions: str
-    limits: str
-    data: str
-    licence: str
 
 
 class Parity(Frozen):

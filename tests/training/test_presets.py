@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.bundle.manifest import ModelCard, TaskInfo
+from service.bundle.card import ModelCard
+from service.bundle.manifest import TaskInfo
 from service.bundle.schema import ArrayFeature, FeatureSchema, Modality
 from training.data import adni, enrico, mimic_iv_processed, mmimdb, mosi
 from training.data.source import load_source

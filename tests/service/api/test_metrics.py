@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from service.api.metrics import INFER_ROUTE, OTHER_ROUTE, PROTOCOL_ROUTE, ROUTES, BatchHistogram, Metrics, route_label
+from service.api.metrics import (
+    INFER_ROUTE,
+    OTHER_ROUTE,
+    PROTOCOL_ROUTE,
+    ROUTES,
+    STATIC_ROUTE,
+    BatchHistogram,
+    Metrics,
+    route_label,
+)
 from tests.service.api.in_process import Client, serving
 from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, write_tiny_bundle
 
@@ -100,7 +109,7 @@ def test_paths_that_nobody_serves_share_one_label(client: Client) -> None:
 def test_every_route_has_its_label(client: Client) -> None:
     """Routes that are added get a label of their own, or this test fails."""
     labels = {route_label(route.path) for route in client.app.routes}  # type: ignore[attr-defined]
-    assert labels <= ROUTES | {PROTOCOL_ROUTE, INFER_ROUTE}
+    assert labels <= ROUTES | {PROTOCOL_ROUTE, INFER_ROUTE, STATIC_ROUTE}
     assert route_label("/predict") == "/predict"
 
 

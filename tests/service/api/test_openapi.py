@@ -45,8 +45,8 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 def test_every_route_is_documented(client: Client, document: dict[str, Any]) -> None:
-    """Nothing is served that the document does not name, but for the page at /."""
-    served = {route.path for route in client.app.routes} - {"/"}  # type: ignore[attr-defined]
+    """Nothing is served that the document does not name."""
+    served = {route.path for route in client.app.routes}  # type: ignore[attr-defined]
     assert served | {"/livez", "/readyz"} == set(document["paths"])
 
 
@@ -134,12 +134,6 @@ def test_without_a_model_the_document_is_still_whole() -> None:
 def test_the_version_is_semantic(document: dict[str, Any]) -> None:
     """The HTTP interface has its own version."""
     assert re.fullmatch(r"\d+\.\d+\.\d+", document["info"]["version"])
-
-
-def test_the_index_leads_to_the_document(client: Client) -> None:
-    """GET / goes to the description; BentoML's page, which loads trackers, is not reachable there."""
-    response = client.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs.json")
 
 
 def test_the_model_page_holds_card_schema_and_example(client: Client) -> None:

@@ -49,7 +49,7 @@ def test_health_and_documents_are_served(server: Server) -> None:
     assert server.get("/livez").status_code == server.get("/readyz").status_code == server.get("/healthz").status_code == 200
     assert server.get("/docs.json").json()["openapi"] == "3.1.0"
     assert server.get("/model").json()["model"]["name"] == "tiny"
-    assert server.get("/").headers["location"] == "/docs.json"
+    assert server.get("/").headers["content-type"] == "text/html; charset=utf-8"
 
 
 def test_a_client_of_the_open_inference_protocol_is_served(server: Server) -> None:
