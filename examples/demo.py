@@ -108,7 +108,7 @@ def main() -> None:
         wait_until_ready(url, server)
         body = {"instances": [{"id": f"support2-test-{args.patient}", **record}]}
         print(describe(record, post(f"{url}/predict", body), outcome))
-        print(f"\nServing on {url}  (POST /predict, GET /model /explanations /metrics /docs.json). Ctrl-C stops it. Try:\n")
+        print(f"\nServing on {url}: open it in a browser, or ask it from a program. Ctrl-C stops it. Try:\n")
         print(f"  curl -s {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n", flush=True)
         if not args.once:
             server.wait()

@@ -8,10 +8,12 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.api.access import AccessMiddleware
 from service.api.errors import ApiError, error_response
 from service.api.inference_protocol import protocol_routes
 from service.api.middleware import request_info
@@ -48,7 +50,8 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         *page_routes(),
         *protocol_routes(API_VERSION),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ApiError: _refuse})
+    guard = [Middleware(AccessMiddleware)]
+    return Starlette(routes=routes, middleware=guard, lifespan=lifespan, exception_handlers={ApiError: _refuse})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -2,11 +2,14 @@
 
     ApiError
       InvalidJsonError          400  the body cannot be read
+      UnauthorizedError         401  nobody that this service knows
+      ForbiddenError            403  somebody who may not do this
       NotFoundError             404  there is nothing at this path
       MethodNotAllowedError     405  not with this method
       BodyTooLargeError         413  more than MAX_BODY_BYTES
       MediaTypeError            415  not JSON
       InvalidInputError         422  read, but not a request this model can answer; lists every place
+      RateLimitedError          429  more often than this key may
       InternalError             500  a fault of the service
         InferenceFailedError    500  the model failed on every instance
       OverloadedError           503  the queue is full; try again
@@ -53,6 +56,23 @@ class InvalidJsonError(ApiError):
     status, code = 400, "INVALID_JSON"
 
 
+class UnauthorizedError(ApiError):
+    """The caller did not show who it is."""
+
+    status, code = 401, "UNAUTHORIZED"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to show it (RFC 6750)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(ApiError):
+    """The caller is known and may not do this."""
+
+    status, code = 403, "FORBIDDEN"
+
+
 class NotFoundError(ApiError):
     """Nothing is served here."""
 
@@ -81,6 +101,22 @@ class InvalidInputError(ApiError):
     """The body is JSON, but not a request that can be answered."""
 
     status, code = 422, "INVALID_INPUT"
+
+
+class RateLimitedError(ApiError):
+    """A key is used more often than it may be."""
+
+    status, code = 429, "RATE_LIMITED"
+
+    def __init__(self, message: str, wait_s: int) -> None:
+        """Keep after how many seconds the key may be used again."""
+        super().__init__(message)
+        self._wait_s = wait_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """When to try again."""
+        return {"Retry-After": str(self._wait_s)}
 
 
 class InternalError(ApiError):

@@ -9,7 +9,9 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
+from service.access.keys import Keys, KeysError, NoKeys
 from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
@@ -65,6 +67,15 @@ class Runtime:
         self.reason: str | None = LOADING
         self._problem = problem
         self._model: Model | None = None
+        self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
+
+    def _read_keys(self, path: Path) -> Keys | NoKeys:
+        """Where they cannot be read nobody is let in, and the service says why at /readyz."""
+        try:
+            return Keys(path)
+        except KeysError as error:
+            self._problem = self._problem or str(error)
+            return NoKeys()
 
     @classmethod
     def from_environment(cls) -> "Runtime":

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         default=True,
         description="Serve pages for people: GET /, and GET /model-card to browsers. false: GET / leads to /docs.json.",
     )
+    api_keys: Path | None = Field(
+        default=None, description="File of API keys, see docs/security.md. Without it everybody may call everything."
+    )
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."

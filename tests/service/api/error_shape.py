@@ -21,5 +21,5 @@ def assert_error(response: httpx.Response, status: int, code: str) -> dict[str, 
         assert all(isinstance(step, str | int) for step in place["loc"])
         assert isinstance(place["type"], str)
         assert isinstance(place["msg"], str)
-    assert ("retry-after" in response.headers) == (status == 503)
+    assert ("retry-after" in response.headers) == (status in {429, 503})
     return body

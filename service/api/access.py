@@ -1,0 +1,66 @@
+"""Which requests need a key, and of which scope. Without I2MOE_API_KEYS everybody may do everything.
+
+Probes, the description of the service and the page itself need none: they tell nothing of anybody. What the page asks for does.
+"""
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.access import keys
+from service.api.errors import ApiError, ForbiddenError, RateLimitedError, UnauthorizedError, error_response
+from service.api.metrics import INFER_ROUTE, PROTOCOL_ROUTE, route_label
+from service.api.middleware import request_info
+from service.api.runtime import Runtime
+
+KEY_HEADER = "X-API-Key"  # beside Authorization: Bearer
+_SCOPES: dict[str, keys.Scope] = {
+    "/predict": "predict",
+    INFER_ROUTE: "predict",
+    PROTOCOL_ROUTE: "explain",
+    "/model": "explain",
+    "/model-card": "explain",
+    "/explanations": "explain",
+    "/metrics": "metrics",
+}
+_OPEN_PROTOCOL_PATHS = frozenset({"/v2", "/v2/health/live", "/v2/health/ready"})
+
+
+def scope_of(path: str) -> keys.Scope | None:
+    """The scope that a path needs; None for paths that are open to all."""
+    return None if path in _OPEN_PROTOCOL_PATHS else _SCOPES.get(route_label(path))
+
+
+def authorize(found: keys.Keys | keys.NoKeys, headers: Headers, needed: keys.Scope) -> None:
+    """Let a request pass. Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`."""
+    token = headers.get(KEY_HEADER) or keys.bearer_token(headers.get("authorization", ""))
+    entry = None if token is None else found.find(token)
+    if entry is None:
+        raise UnauthorizedError(f"expected a key, as Authorization: Bearer KEY or {KEY_HEADER}: KEY, found none that is known")
+    if needed not in entry.scopes:
+        raise ForbiddenError(f"expected a key with scope {needed}, found one with {', '.join(sorted(entry.scopes))}")
+    if wait_s := found.wait_s(entry):
+        raise RateLimitedError("this key is used more often than it may be; try again after the time in Retry-After", wait_s)
+
+
+class AccessMiddleware:
+    """ASGI middleware around our own routes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Guard `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request; a refused body is never read."""
+        needed = scope_of(scope["path"]) if scope["type"] == "http" else None
+        runtime: Runtime | None = getattr(scope["app"].state, "runtime", None)
+        if needed is None or runtime is None or runtime.keys is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            authorize(runtime.keys, Headers(scope=scope), needed)
+        except ApiError as error:
+            runtime.metrics.rejected.labels(error.code).inc()
+            await error_response(error, request_info(Request(scope)).id)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)

@@ -1,0 +1,156 @@
+"""Keys at the door: who is let in where, who is sent away and how, and that nothing is read of those."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+
+from service.access.keys import new_key
+from service.api.access import scope_of
+from tests.service.api.error_shape import assert_error
+from tests.service.api.in_process import Client, serving
+from tests.serving import running_server
+from tests.tiny_bundle import tiny_example
+
+NEEDS = {
+    "/predict": "predict",
+    "/v2/models/tiny/infer": "predict",
+    "/v2/models/tiny/versions/1/infer": "predict",
+    "/v2/models/tiny": "explain",
+    "/v2/models/tiny/ready": "explain",
+    "/model": "explain",
+    "/model-card": "explain",
+    "/explanations": "explain",
+    "/metrics": "metrics",
+    "/": None,
+    "/docs.json": None,
+    "/static/page.js": None,
+    "/v2": None,
+    "/v2/health/live": None,
+    "/v2/health/ready": None,
+    "/nothing": None,
+}
+
+
+@pytest.fixture(scope="module")
+def tokens() -> dict[str, tuple[str, str]]:
+    """A key and its lines by scope; one with a rate."""
+    made = {scope: new_key(scope, [scope]) for scope in ("predict", "explain", "metrics")}  # type: ignore[list-item]
+    return made | {"slow": new_key("slow", ["predict"], 0.001)}
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_path: Path, tokens: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a service with keys."""
+    path = tmp_path_factory.mktemp("keys") / "keys.toml"
+    path.write_text("\n".join(lines for _, lines in tokens.values()) + "burst = 2\n")
+    with serving(tiny_path, api_keys=path) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("path", "scope"), NEEDS.items())
+def test_a_path_needs_its_scope(path: str, scope: str | None) -> None:
+    """Probes and what tells of nobody are open."""
+    assert scope_of(path) == scope
+
+
+def test_every_route_is_open_or_needs_a_scope(guarded: Client) -> None:
+    """A new route must be thought about: it stands in this test's table."""
+    known = {path.rpartition("/tiny")[0] or path for path in NEEDS}
+    for route in guarded.app.routes:
+        assert isinstance(route, Route)
+        assert route.path.partition("/{")[0] in known | {"/v2/models", "/static"}, route.path
+
+
+@pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
+def test_a_key_opens_its_door(guarded: Client, tokens: Any, header: str) -> None:
+    """In either header."""
+    token = tokens["predict"][0]
+    value = f"Bearer {token}" if header == "Authorization" else token
+    assert guarded.post(json=tiny_example(), headers={header: value}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": "i2moe_wrong"}, {"Authorization": "Basic dTpw"}, {"Authorization": "Bearer "}, {"X-API-Key": ""}],
+)
+def test_nobody_gets_in_without_a_known_key(guarded: Client, headers: dict[str, str]) -> None:
+    """Told what was expected and how to show it, never what was found."""
+    response = guarded.post(json=tiny_example(), headers=headers)
+    body = assert_error(response, 401, "UNAUTHORIZED")
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert "wrong" not in body["error"]
+
+
+def test_a_key_opens_no_other_door(guarded: Client, tokens: Any) -> None:
+    """One for scraping scores nobody, and one for scoring scrapes nothing."""
+    as_prometheus, as_ward = ({"X-API-Key": tokens[scope][0]} for scope in ("metrics", "predict"))
+    body = assert_error(guarded.post(json=tiny_example(), headers=as_prometheus), 403, "FORBIDDEN")
+    assert body["error"] == "expected a key with scope predict, found one with metrics"
+    assert_error(guarded.request("GET", "/metrics", headers=as_ward), 403, "FORBIDDEN")
+    assert guarded.request("GET", "/metrics", headers=as_prometheus).status_code == 200
+    assert guarded.request("GET", "/explanations", headers={"X-API-Key": tokens["explain"][0]}).status_code == 200
+
+
+def test_a_key_that_is_used_too_often_waits(guarded: Client, tokens: Any) -> None:
+    """429 says for how long; other keys go on."""
+    slow = {"X-API-Key": tokens["slow"][0]}
+    assert [guarded.post(json=tiny_example(), headers=slow).status_code for _ in range(2)] == [200, 200]
+    response = guarded.post(json=tiny_example(), headers=slow)
+    assert_error(response, 429, "RATE_LIMITED")
+    assert int(response.headers["retry-after"]) > 900
+    assert guarded.post(json=tiny_example(), headers={"X-API-Key": tokens["predict"][0]}).status_code == 200
+
+
+def test_refusals_are_counted(guarded: Client, tokens: Any) -> None:
+    """By their code, as every other."""
+    headers = {"X-API-Key": tokens["metrics"][0]}
+    guarded.post(json=tiny_example())
+    text = guarded.request("GET", "/metrics", headers=headers).text
+    assert 'i2moe_rejected_total{reason="UNAUTHORIZED"}' in text
+    assert tokens["metrics"][0] not in text
+
+
+def test_open_paths_stay_open(guarded: Client) -> None:
+    """The description, the page and probes."""
+    assert guarded.get("/docs.json").status_code == 200
+    assert guarded.get("/").status_code == 200
+    assert guarded.get("/v2/health/ready").status_code == 200
+    assert_error(guarded.get("/nothing"), 404, "NOT_FOUND")
+
+
+def test_without_keys_everything_is_open(client: Client) -> None:
+    """As before."""
+    assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_used_lets_nobody_in(tiny_path: Path, tmp_path: Path) -> None:
+    """The real process stays up, unready, saying why; what is guarded stays shut, the probes answer."""
+    path = tmp_path / "keys.toml"
+    path.write_text("[[keys]")
+    with running_server(tiny_path, tmp_path, ready=False, environment={"I2MOE_API_KEYS": str(path)}) as server:
+        ready = server.wait_until_status("/readyz", 503)
+        assert "cannot be read as TOML" in ready.json()["error"]
+        assert server.get("/metrics").status_code == 401
+        assert server.post("/predict", tiny_example()).status_code == 401
+
+
+@pytest.mark.slow
+def test_the_real_process_asks_for_keys(tiny_path: Path, tmp_path: Path) -> None:
+    """Ahead of BentoML's layers too, and no key is ever logged."""
+    token, lines = new_key("ward", ["predict"])
+    path = tmp_path / "keys.toml"
+    path.write_text(lines)
+    settings = {"I2MOE_API_KEYS": str(path), "I2MOE_ACCESS_LOG": "true", "I2MOE_LOG_LEVEL": "DEBUG"}
+    with running_server(tiny_path, tmp_path, environment=settings) as server:
+        assert server.post("/predict", tiny_example()).status_code == 401
+        import httpx
+
+        answer = httpx.post(f"{server.url}/predict", json=tiny_example(), headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200
+        assert server.get("/livez").status_code == 200
+        assert server.get("/readyz").status_code == 200
+        assert token not in server.log
