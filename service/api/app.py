@@ -51,7 +51,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     runtime_of(request).metrics.rejected.labels(error.code).inc()
-    return error_response(error, request_info(request).id)
+    return error_response(error, request_info(request).id, connection=request)
 
 
 def _json(document: dict[str, Any]) -> Response:

@@ -2,8 +2,10 @@
 
     ApiError
       InvalidJsonError          400  the body cannot be read
+      UnauthorizedError         401  no token that this service trusts
       NotFoundError             404  there is nothing at this path
       MethodNotAllowedError     405  not with this method
+      PreconditionError         412  data that the answer needs was not sent
       BodyTooLargeError         413  more than MAX_BODY_BYTES
       MediaTypeError            415  not JSON
       InvalidInputError         422  read, but not a request this model can answer; lists every place
@@ -13,7 +15,8 @@
       NotReadyError             503  no model is ready to answer
       DeadlineError             504  not answered in time
 
-Shape: `{"error", "code", "detail": [{"loc", "type", "msg"}], "request_id"}`. No text here holds a patient's value.
+Shape: `{"error", "code", "detail": [{"loc", "type", "msg"}], "request_id"}`, or an OperationOutcome where FHIR is spoken. No text
+here holds a patient's value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +24,12 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from service.api.negotiation import FHIR_JSON, answers_fhir
 from service.bundle.errors import Problem
+from service.clinical.outcome import operation_outcome
 
 MAX_DETAILS = 100  # problems told per request; the count of the rest follows
 
@@ -53,6 +59,17 @@ class InvalidJsonError(ApiError):
     status, code = 400, "INVALID_JSON"
 
 
+class UnauthorizedError(ApiError):
+    """The caller did not show who it is with a token that this service trusts."""
+
+    status, code = 401, "UNAUTHORIZED"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How to show it (RFC 6750)."""
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
 class NotFoundError(ApiError):
     """Nothing is served here."""
 
@@ -63,6 +80,12 @@ class MethodNotAllowedError(ApiError):
     """The path exists, the method does not."""
 
     status, code = 405, "METHOD_NOT_ALLOWED"
+
+
+class PreconditionError(ApiError):
+    """The answer needs data that was not sent with the request."""
+
+    status, code = 412, "DATA_MISSING"
 
 
 class BodyTooLargeError(ApiError):
@@ -128,9 +151,14 @@ def tell(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return told
 
 
-def error_response(error: ApiError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The error as the response a client gets."""
-    body = {"error": error.message, "code": error.code, "detail": tell(error.detail), "request_id": request_id}
-    return Response(
-        to_json(body), status_code=error.status, headers={**error.headers, **(headers or {})}, media_type="application/json"
-    )
+def error_response(
+    error: ApiError, request_id: str, headers: Mapping[str, str] | None = None, *, connection: HTTPConnection
+) -> Response:
+    """The error as the response a client gets, in the format that its request is answered in."""
+    if answers_fhir(connection):
+        body, media_type = operation_outcome(error.status, error.message, error.detail[:MAX_DETAILS]), FHIR_JSON
+    else:
+        body = {"error": error.message, "code": error.code, "detail": tell(error.detail), "request_id": request_id}
+        media_type = "application/json"
+    told = {**error.headers, **(headers or {})}
+    return Response(to_json(body), status_code=error.status, headers=told, media_type=media_type)
