@@ -5,7 +5,7 @@ guessed; docs/clinical.md tells every rule.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,12 +15,13 @@ from service.clinical import conditions, documents, observations
 from service.clinical.analytes import with_siblings
 from service.clinical.chart import Account, Chart
 from service.clinical.observations import DIASTOLIC, MEAN_PRESSURE, SYSTOLIC, Sample, UnusableError
-from service.clinical.resources import Json, Sourced, text
+from service.clinical.resources import Json, Sourced, child, text
 from service.clinical.times import age_years
 from service.clinical.units import UnitError, convert
 
 AGE = "30525-0"
 SEX = ("46098-0", "76689-9")
+_MAX_UNITS = 100  # in one record: each costs milliseconds to understand
 _T = TypeVar("_T")
 _SUMMARIES: dict[Summary, Callable[[Sequence[float]], float]] = {  # of numbers in the order of their times
     "last": lambda numbers: numbers[-1],
@@ -101,6 +102,7 @@ class _Filler:
     chart: Chart
     account: Account
     conditions_known: bool
+    units: set[str] = field(default_factory=set)  # that were met
 
     def fill(self, feature: Feature, name: str) -> Any:
         """The feature's value as a record holds it; None where nothing usable was sent."""
@@ -132,7 +134,10 @@ class _Filler:
         return self._mean_pressure(feature, name) if MEAN_PRESSURE in feature.loinc else None
 
     def _read(self, sample: Sample, feature: NumericFeature, name: str) -> tuple[Sample, float, str | None] | None:
+        self.units.add(text(child(sample.holder, "valueQuantity").get("code")))
         try:
+            if len(self.units) > _MAX_UNITS:
+                raise UnusableError(f"comes after more than {_MAX_UNITS} different units, which no patient's record has")
             return sample, *observations.number_of(sample, feature)
         except UnusableError as error:
             self.account.reject(f"{sample.source.name} ({name})", str(error))

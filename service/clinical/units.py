@@ -7,10 +7,12 @@ Mass and amount are converted for the substances of `service.clinical.analytes`;
 import math
 import re
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any
 
 from service.clinical.analytes import Analyte
 
+_LOCK = Lock()  # units of one registry know nothing of another's, and two threads would make two
 _DIGITS = 12
 _PLAIN = re.compile(r"[!-~]{1,48}")
 _LONG_NUMBER = re.compile(r"[0-9]{4}")  # an exponent that would take long to compute
@@ -26,7 +28,8 @@ def convert(value: float, source: str, target: str, analyte: Analyte | None = No
     if source == target:
         return value
     try:
-        slope, offset = _line(source, target, analyte)
+        with _LOCK:
+            slope, offset = _line(source, target, analyte)
     except ArithmeticError:  # units of a hundred digits
         raise UnitError(f"{_shown(source)} cannot be converted to {_shown(target)}") from None
     converted = slope * value + offset
@@ -37,7 +40,8 @@ def convert(value: float, source: str, target: str, analyte: Analyte | None = No
 
 def prepare() -> None:
     """Load what conversions need, so that no client waits half a second for it."""
-    _registry()
+    with _LOCK:
+        _registry()
 
 
 @lru_cache(maxsize=1024)

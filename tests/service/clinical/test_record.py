@@ -2,6 +2,8 @@
 
 import base64
 import math
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -134,6 +136,27 @@ def test_equivalents_are_converted_by_the_valence_of_the_ion() -> None:
     assert value(sodium, observed(quantity(140, "meq/L"), code="2951-2")) == 140
     calcium = crea(name="calcium", loinc=("2000-8",), unit="mmol/L")
     assert value(calcium, observed(quantity(4.8, "meq/L"), code="2000-8")) == pytest.approx(2.4)
+
+
+def test_a_record_of_endless_units_does_not_hold_up_the_service() -> None:
+    """Understanding a unit costs milliseconds, so a record has a hundred at most; what comes after is not used."""
+    sent = [observed(quantity(2, f"mg/dL{{{i}}}"), hours=200 - i, id=f"n{i}") for i in range(150)]
+    assert value(crea(summary="count"), *sent) == 100
+    found = mapped(schema_of(crea()), *sent)
+    assert "different units" in found.unusable[0]
+
+
+def test_threads_share_one_table_of_units() -> None:
+    """Two first conversions at once do not get in each other's way, in a process that has met no unit yet."""
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from service.clinical.units import convert, prepare
+with ThreadPoolExecutor(8) as pool:
+    pool.submit(prepare)
+    print(set(pool.map(lambda n: convert(1.0, "g/L", "mg/dL"), range(16))), convert(1.0, "kPa", "Pa"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "{100.0} 1000.0\n"
 
 
 def test_a_feature_without_a_unit_takes_bare_numbers_alone() -> None:
