@@ -9,8 +9,21 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     batcher     many requests -> one batch        runtime     loads the model, says whether it is ready
     models      the wire format                   openapi     /docs.json
     errors      one tree, one shape               metrics     /metrics          logs   the log lines
+    predictions instances -> predictions          negotiation plain JSON or FHIR
 """
 
-from service.api.service import I2MoEService
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from service.api.service import I2MoEService
 
 __all__ = ["I2MoEService"]
+
+
+def __getattr__(name: str) -> Any:
+    """The service when it is asked for: `service.clinical.routes` needs parts of this package before there is one."""
+    if name == "I2MoEService":
+        from service.api.service import I2MoEService
+
+        return I2MoEService
+    raise AttributeError(f"module {__name__} has no attribute {name}")

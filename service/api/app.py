@@ -20,6 +20,8 @@ from service.api.openapi import API_VERSION, build_openapi
 from service.api.predict import predict
 from service.api.runtime import Runtime
 from service.api.scoring import runtime_of
+from service.clinical.openapi import with_clinical
+from service.clinical.routes import Gate, clinical_routes
 
 
 def build_app(start: Callable[[], Runtime]) -> Starlette:
@@ -31,6 +33,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runtime = app.state.runtime = start()
+        app.state.gate = Gate(runtime.clinical)
         opening = asyncio.create_task(runtime.open())
         yield
         await opening
@@ -44,6 +47,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         Route("/docs.json", show_openapi),
         Route("/", show_index),
         *protocol_routes(API_VERSION),
+        *clinical_routes(),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={ApiError: _refuse})
 
@@ -92,4 +96,5 @@ def show_index(_: Request) -> Response:
 def show_openapi(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
     runtime = runtime_of(request)
-    return _json(build_openapi(runtime.model.manifest if runtime.model else None))
+    manifest = runtime.model.manifest if runtime.model else None
+    return _json(with_clinical(build_openapi(manifest), manifest))

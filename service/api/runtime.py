@@ -15,13 +15,14 @@ from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
 from service.api.requests import RequestReader
-from service.api.settings import Settings, read_settings, unknown_variables
+from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
 from service.bundle.predictor import CPU, Predictor
 from service.bundle.store import Bundle, open_bundle
+from service.clinical.settings import ClinicalSettings
 
 logger = logging.getLogger("i2moe.runtime")
 
@@ -58,9 +59,10 @@ class Model:
 class Runtime:
     """One serving process. `open` loads the model, `close` answers what was accepted."""
 
-    def __init__(self, settings: Settings, *, problem: str | None = None) -> None:
+    def __init__(self, settings: Settings, *, clinical: ClinicalSettings | None = None, problem: str | None = None) -> None:
         """`problem` says why these settings cannot be served with; the model is then never loaded."""
         self.settings = settings
+        self.clinical = ClinicalSettings.model_construct() if clinical is None else clinical
         self.metrics = Metrics()
         self.reason: str | None = LOADING
         self._problem = problem
@@ -70,10 +72,11 @@ class Runtime:
     def from_environment(cls) -> "Runtime":
         """The runtime that the I2MOE_* variables describe."""
         settings, problem = read_settings()
+        clinical, clinical_problem = read_clinical_settings()
         configure_logging(settings.log_level)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
-        return cls(settings, problem=problem)
+        return cls(settings, clinical=clinical, problem=problem or clinical_problem)
 
     @property
     def is_ready(self) -> bool:
