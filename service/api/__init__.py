@@ -11,8 +11,21 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     errors      one tree, one shape               metrics     /metrics          logs   the log lines
     page        GET / and service/static          model_card  GET /model-card, as JSON and as a page (model_card_page),
                                                               by source_attributes with card_figures
+    predictions instances -> predictions          negotiation plain JSON or FHIR
 """
 
-from service.api.service import I2MoEService
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from service.api.service import I2MoEService
 
 __all__ = ["I2MoEService"]
+
+
+def __getattr__(name: str) -> Any:
+    """The service when it is asked for: `service.clinical.routes` needs parts of this package before there is one."""
+    if name == "I2MoEService":
+        from service.api.service import I2MoEService
+
+        return I2MoEService
+    raise AttributeError(f"module {__name__} has no attribute {name}")

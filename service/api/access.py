@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import keys
 from service.api.errors import ApiError, ForbiddenError, RateLimitedError, UnauthorizedError, error_response
-from service.api.metrics import INFER_ROUTE, PROTOCOL_ROUTE, route_label
+from service.api.metrics import CDS_ROUTES, EVALUATE_ROUTE, INFER_ROUTE, PREDICTIONS_ROUTE, PROTOCOL_ROUTE, route_label
 from service.api.middleware import request_info
 from service.api.runtime import Runtime
 
@@ -22,13 +22,18 @@ _SCOPES: dict[str, keys.Scope] = {
     "/model-card": "explain",
     "/explanations": "explain",
     "/metrics": "metrics",
+    PREDICTIONS_ROUTE: "audit",
+    EVALUATE_ROUTE: "predict",
+    **dict.fromkeys(CDS_ROUTES, "predict"),
 }
+_OF_TOKENS = frozenset({EVALUATE_ROUTE, *CDS_ROUTES})  # these check tokens of their own where I2MOE_CDS_ISSUERS says whose
 _OPEN_PROTOCOL_PATHS = frozenset({"/v2", "/v2/health/live", "/v2/health/ready"})
 
 
-def scope_of(path: str) -> keys.Scope | None:
-    """The scope that a path needs; None for paths that are open to all."""
-    return None if path in _OPEN_PROTOCOL_PATHS else _SCOPES.get(route_label(path))
+def scope_of(path: str, *, tokens: bool) -> keys.Scope | None:
+    """The scope that a path needs; None for paths that are open to all, or with `tokens` check those of clinical callers."""
+    label = route_label(path)
+    return None if path in _OPEN_PROTOCOL_PATHS or (tokens and label in _OF_TOKENS) else _SCOPES.get(label)
 
 
 def authorize(found: keys.Keys | keys.NoKeys, headers: Headers, needed: keys.Scope) -> None:
@@ -52,15 +57,19 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request; a refused body is never read."""
-        needed = scope_of(scope["path"]) if scope["type"] == "http" else None
         runtime: Runtime | None = getattr(scope["app"].state, "runtime", None)
-        if needed is None or runtime is None or runtime.keys is None:
+        if scope["type"] != "http" or scope["method"] == "OPTIONS" or runtime is None or runtime.keys is None:
+            await self._app(scope, receive, send)
+            return
+        needed = scope_of(scope["path"], tokens=bool(runtime.clinical.issuers))
+        if needed is None:
             await self._app(scope, receive, send)
             return
         try:
             authorize(runtime.keys, Headers(scope=scope), needed)
         except ApiError as error:
             runtime.metrics.rejected.labels(error.code).inc()
-            await error_response(error, request_info(Request(scope)).id)(scope, receive, send)
+            request = Request(scope)
+            await error_response(error, request_info(request).id, connection=request)(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.access import AccessMiddleware
+from service.api.audit import audit_routes
 from service.api.errors import ApiError, error_response
 from service.api.inference_protocol import protocol_routes
 from service.api.middleware import request_info
@@ -24,6 +25,8 @@ from service.api.page import page_routes
 from service.api.predict import predict
 from service.api.runtime import Runtime
 from service.api.scoring import runtime_of
+from service.clinical.openapi import with_clinical
+from service.clinical.routes import Gate, clinical_routes
 
 
 def build_app(start: Callable[[], Runtime]) -> Starlette:
@@ -35,6 +38,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runtime = app.state.runtime = start()
+        app.state.gate = Gate(runtime.clinical)
         opening = asyncio.create_task(runtime.open())
         yield
         await opening
@@ -49,6 +53,8 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         Route("/docs.json", show_openapi),
         *page_routes(),
         *protocol_routes(API_VERSION),
+        *audit_routes(),
+        *clinical_routes(),
     ]
     guard = [Middleware(AccessMiddleware)]
     return Starlette(routes=routes, middleware=guard, lifespan=lifespan, exception_handlers={ApiError: _refuse})
@@ -57,7 +63,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     runtime_of(request).metrics.rejected.labels(error.code).inc()
-    return error_response(error, request_info(request).id)
+    return error_response(error, request_info(request).id, connection=request)
 
 
 def _json(document: dict[str, Any]) -> Response:
@@ -93,4 +99,5 @@ def show_metrics(request: Request) -> Response:
 def show_openapi(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
     runtime = runtime_of(request)
-    return _json(build_openapi(runtime.model.manifest if runtime.model else None))
+    manifest = runtime.model.manifest if runtime.model else None
+    return _json(with_clinical(build_openapi(manifest), manifest))

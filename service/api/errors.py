@@ -6,6 +6,7 @@
       ForbiddenError            403  somebody who may not do this
       NotFoundError             404  there is nothing at this path
       MethodNotAllowedError     405  not with this method
+      PreconditionError         412  data that the answer needs was not sent
       BodyTooLargeError         413  more than MAX_BODY_BYTES
       MediaTypeError            415  not JSON
       InvalidInputError         422  read, but not a request this model can answer; lists every place
@@ -14,9 +15,11 @@
         InferenceFailedError    500  the model failed on every instance
       OverloadedError           503  the queue is full; try again
       NotReadyError             503  no model is ready to answer
+      NotKeptApiError           503  a prediction could not be kept, and must be
       DeadlineError             504  not answered in time
 
-Shape: `{"error", "code", "detail": [{"loc", "type", "msg"}], "request_id"}`. No text here holds a patient's value.
+Shape: `{"error", "code", "detail": [{"loc", "type", "msg"}], "request_id"}`, or an OperationOutcome where FHIR is spoken. No text
+here holds a patient's value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +27,12 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from pydantic_core import to_json
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from service.api.negotiation import FHIR_JSON, answers_fhir
 from service.bundle.errors import Problem
+from service.clinical.outcome import operation_outcome
 
 MAX_DETAILS = 100  # problems told per request; the count of the rest follows
 
@@ -57,7 +63,7 @@ class InvalidJsonError(ApiError):
 
 
 class UnauthorizedError(ApiError):
-    """The caller did not show who it is."""
+    """The caller did not show who it is with a key or token that this service trusts."""
 
     status, code = 401, "UNAUTHORIZED"
 
@@ -83,6 +89,12 @@ class MethodNotAllowedError(ApiError):
     """The path exists, the method does not."""
 
     status, code = 405, "METHOD_NOT_ALLOWED"
+
+
+class PreconditionError(ApiError):
+    """The answer needs data that was not sent with the request."""
+
+    status, code = 412, "DATA_MISSING"
 
 
 class BodyTooLargeError(ApiError):
@@ -141,6 +153,12 @@ class NotReadyError(ApiError):
     status, code, retry_after_s = 503, "MODEL_NOT_READY", 5
 
 
+class NotKeptApiError(ApiError):
+    """The audit store failed, and no prediction may be given that is not kept."""
+
+    status, code, retry_after_s = 503, "NOT_KEPT", 5
+
+
 class DeadlineError(ApiError):
     """Not answered in time."""
 
@@ -164,9 +182,14 @@ def tell(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     return told
 
 
-def error_response(error: ApiError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The error as the response a client gets."""
-    body = {"error": error.message, "code": error.code, "detail": tell(error.detail), "request_id": request_id}
-    return Response(
-        to_json(body), status_code=error.status, headers={**error.headers, **(headers or {})}, media_type="application/json"
-    )
+def error_response(
+    error: ApiError, request_id: str, headers: Mapping[str, str] | None = None, *, connection: HTTPConnection
+) -> Response:
+    """The error as the response a client gets, in the format that its request is answered in."""
+    if answers_fhir(connection):
+        body, media_type = operation_outcome(error.status, error.message, error.detail[:MAX_DETAILS]), FHIR_JSON
+    else:
+        body = {"error": error.message, "code": error.code, "detail": tell(error.detail), "request_id": request_id}
+        media_type = "application/json"
+    told = {**error.headers, **(headers or {})}
+    return Response(to_json(body), status_code=error.status, headers=told, media_type=media_type)

@@ -11,12 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from service.api.audit import Audit
 from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
 from service.api.requests import check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
-from service.api.tensors import HEADER_LENGTH, infer_response, model_metadata, parse_infer
+from service.api.tensors import HEADER_LENGTH, ParsedInfer, infer_response, model_metadata, parse_infer
+from service.bundle.answers import Answers
+from service.bundle.encoding import Sent
 
 _LARGE_JSON_BYTES, _LARGE_BODY_BYTES = 32_768, 1_000_000  # bytes are read a hundred times as fast as JSON
 _EXTENSIONS = ("binary_tensor_data",)
@@ -88,6 +91,16 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
         metrics.samples.labels("error").inc(len(scored.failures))
     if scored.output is None or scored.failures:
         raise InferenceFailedError(f"the model failed on {len(scored.failures)} of {parsed.size} records")
+    if runtime.audit is not None:
+        await _keep(runtime.audit, parsed, scored.output, model, request_info(request).id)
     with timed(metrics.postprocess):
         metrics.count_missing(name for name, rows in parsed.records.absent.items() for _ in range(int(rows.sum())))
         return infer_response(parsed, scored.output, request_info(request).id)
+
+
+async def _keep(audit: Audit, parsed: ParsedInfer, answers: Answers, model: Model, request_id: str) -> None:
+    """Keep what is answered; a modality without any value is all that is told of what was missing."""
+    arrays, absent = parsed.records.arrays, parsed.records.absent
+    sent = [Sent(tuple(name for name, rows in absent.items() if rows[row]), ()) for row in range(parsed.size)]
+    rows = [{name: values[row] for name, values in arrays.items()} for row in range(parsed.size)]
+    await audit.keep(answers.predictions(sent, [None] * parsed.size), rows, request_id=request_id, model=model.info)

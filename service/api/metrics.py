@@ -23,11 +23,15 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _TENTHS = tuple(i / 10 for i in range(1, 11))
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
+EVALUATE_ROUTE = "/fhir/RiskAssessment/$evaluate"
 ROUTES = frozenset(
     {"/predict", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"}
+    | {EVALUATE_ROUTE}
 )
 STATIC_ROUTE = "/static"  # every file of the page
+PREDICTIONS_ROUTE = "/predictions"  # whatever the request
 PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
+CDS_ROUTES = ("/cds-services", "/cds-services/{id}", "/cds-services/{id}/feedback")
 OTHER_ROUTE = "other"
 RISK = "risk"  # in reference_share; the others are experts
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
@@ -39,7 +43,18 @@ def route_label(path: str) -> str:
         return path
     if path == "/v2" or path.startswith("/v2/"):
         return INFER_ROUTE if path.endswith("/infer") else PROTOCOL_ROUTE
-    return STATIC_ROUTE if path.startswith(f"{STATIC_ROUTE}/") else OTHER_ROUTE
+    for route in (STATIC_ROUTE, PREDICTIONS_ROUTE):
+        if path.startswith(f"{route}/"):
+            return route
+    return _cds_label(path) if path.startswith(CDS_ROUTES[0]) else OTHER_ROUTE
+
+
+def _cds_label(path: str) -> str:
+    """Paths of CDS Hooks by their form, since they hold names."""
+    _, first, *rest = path.split("/")
+    if f"/{first}" != CDS_ROUTES[0]:
+        return OTHER_ROUTE
+    return CDS_ROUTES[len(rest)] if len(rest) < 2 or rest[1:] == ["feedback"] else OTHER_ROUTE
 
 
 class BatchHistogram(Histogram):
@@ -74,7 +89,12 @@ class Metrics:
         self.samples = counter("samples_total", "Samples by outcome: ok, invalid, error", ["outcome"])
         self.rejected = counter("rejected_total", "Requests not answered, by error code", ["reason"])
         self.missing_modality = counter("missing_modality_total", "Scored samples without a modality", ["modality"])
+        self.audit = counter("audit_total", "Predictions to be kept, by what became of them: kept, lost", ["outcome"])
         self.flagged = counter("flagged_total", "Scored samples by flag: abstain, experts_disagree", ["flag"])
+        self.cards = counter("cds_cards_total", "Answers to CDS Hooks by the card's indicator, none: no card", ["indicator"])
+        self.feedback = counter(
+            "cds_feedback_total", "Feedback on cards by outcome and by this service's own override reasons", ["outcome", "reason"]
+        )
         self.expert_weight = histogram("expert_weight", "Weight of an expert per sample", ["expert"], buckets=_TENTHS)
         self.risk = histogram("risk", "Stated probability per sample (binary tasks: the risk)", buckets=_TENTHS)
         self.queue_depth = gauge("queue_depth", "Samples that wait", mode="livesum")
@@ -92,6 +112,8 @@ class Metrics:
         )
         for outcome in ("ok", "invalid", "error"):
             self.samples.labels(outcome)
+        for outcome in ("kept", "lost"):
+            self.audit.labels(outcome)
         for flag in FLAGS:
             self.flagged.labels(flag)
         for error in (OverloadedError, DeadlineError):  # what alerts look for

@@ -25,6 +25,7 @@ from service.api.errors import (
 )
 from service.api.logs import places
 from service.api.metrics import route_label
+from service.api.negotiation import FHIR_JSON
 from service.api.runtime import Runtime
 
 logger = logging.getLogger("i2moe.http")
@@ -32,6 +33,7 @@ access_logger = logging.getLogger("i2moe.access")
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _SCOPE_KEY = "i2moe.request"
+_OWN_TYPES = ("application/json", FHIR_JSON)  # of answers that need no rewording
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -100,7 +102,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message["headers"])
             self._status = message["status"]
-            if self._status >= 400 and headers.get("content-type") != "application/json":
+            if self._status >= 400 and headers.get("content-type") not in _OWN_TYPES:
                 await self._replace(self._worded(), headers)
                 return
             headers[REQUEST_ID_HEADER] = self._info.id
@@ -122,7 +124,8 @@ class _Exchange:
     async def _replace(self, error: ApiError, original: Headers) -> None:
         kept = {"Allow": original["allow"]} if "allow" in original else {}
         self._status, self._replaced = error.status, True
-        response = error_response(error, self._info.id, {**kept, REQUEST_ID_HEADER: self._info.id})
+        told = {**kept, REQUEST_ID_HEADER: self._info.id}
+        response = error_response(error, self._info.id, told, connection=HTTPConnection(self._scope))
         await response(self._scope, self._receive, self._send)
 
     async def fail(self, error: Exception) -> None:

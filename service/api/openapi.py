@@ -1,8 +1,5 @@
 """GET /docs.json: an OpenAPI 3.1 document, generated from the wire models and the served model's feature schema."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from pydantic.json_schema import models_json_schema
 
 from service.api import models
@@ -19,6 +16,7 @@ from service.api.errors import (
     NotReadyError,
     OverloadedError,
 )
+from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
 from service.api.tensors import HEADER_LENGTH, InferRequest
 from service.bundle.manifest import Manifest
 from service.bundle.schema import (
@@ -34,9 +32,7 @@ from service.bundle.schema import (
 
 API_VERSION = "1.3.0"  # of the HTTP interface, by semantic versioning; models have their own
 
-Document = dict[str, Any]
-_REF = "#/components/schemas/{model}"
-_PREDICT_ERRORS: tuple[type[ApiError], ...] = (
+PREDICT_ERRORS: tuple[type[ApiError], ...] = (
     InvalidJsonError,
     BodyTooLargeError,
     MediaTypeError,
@@ -93,7 +89,7 @@ def _wire_schemas() -> Document:
         models.ExplanationsResponse,
         InferRequest,
     )
-    _, document = models_json_schema([(model, "validation") for model in wire], ref_template=_REF)
+    _, document = models_json_schema([(model, "validation") for model in wire], ref_template=REF)
     schemas: Document = document["$defs"]
     return schemas
 
@@ -103,17 +99,25 @@ def _paths(manifest: Manifest | None) -> Document:
     page: Document = {"text/html": {"schema": {"type": "string"}}}
     return {
         "/predict": {"post": _predict_operation(manifest)},
-        "/model": {"get": _get("What is served: features, task, figures, card", _json(_ref("ModelResponse")), NotReadyError)},
-        "/model-card": {
-            "get": _get(
-                "The model card, as JSON or, to browsers, as a page", {**_json(_ref("ModelCardResponse")), **page}, NotReadyError
+        "/model": {
+            "get": get_operation(
+                "What is served: features, task, figures, card", json_content(ref("ModelResponse")), NotReadyError
             )
         },
-        "/explanations": {"get": _get("How the experts behave", _json(_ref("ExplanationsResponse")), NotReadyError)},
-        "/metrics": {"get": _get("Prometheus metrics", text)},
-        "/docs.json": {"get": _get("This document, OpenAPI 3.1", _json({"type": "object"}))},
-        "/livez": {"get": _get("Whether the process lives", text)},
-        "/readyz": {"get": _get("Whether a model is ready to answer", text, NotReadyError)},
+        "/model-card": {
+            "get": get_operation(
+                "The model card, as JSON or, to browsers, as a page",
+                {**json_content(ref("ModelCardResponse")), **page},
+                NotReadyError,
+            )
+        },
+        "/explanations": {
+            "get": get_operation("How the experts behave", json_content(ref("ExplanationsResponse")), NotReadyError)
+        },
+        "/metrics": {"get": get_operation("Prometheus metrics", text)},
+        "/docs.json": {"get": get_operation("This document, OpenAPI 3.1", json_content({"type": "object"}))},
+        "/livez": {"get": get_operation("Whether the process lives", text)},
+        "/readyz": {"get": get_operation("Whether a model is ready to answer", text, NotReadyError)},
         **_page_paths(page),
         **_protocol_paths(),
     }
@@ -124,24 +128,24 @@ def _page_paths(page: Document) -> Document:
     files: Document = {name: {"schema": {"type": "string"}} for name in ("text/css", "text/javascript")}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
-        "/": {"get": _get("A page for people: a form, risks, explanations, what-if", page)},
-        "/static/{name}": {"parameters": [name], "get": _get("A file of the page", files, NotFoundError)},
+        "/": {"get": get_operation("A page for people: a form, risks, explanations, what-if", page)},
+        "/static/{name}": {"parameters": [name], "get": get_operation("A file of the page", files, NotFoundError)},
     }
 
 
 def _protocol_paths() -> Document:
     """The Open Inference Protocol, whose own documents say more."""
-    described = _json({"type": "object"})
+    described = json_content({"type": "object"})
     paths: Document = {
-        "/v2": {"get": _get("Open Inference Protocol: this server and its extensions", described)},
-        "/v2/health/live": {"get": _get("Whether the process lives", described)},
-        "/v2/health/ready": {"get": _get("Whether a model is ready to answer", described, NotReadyError)},
+        "/v2": {"get": get_operation("Open Inference Protocol: this server and its extensions", described)},
+        "/v2/health/live": {"get": get_operation("Whether the process lives", described)},
+        "/v2/health/ready": {"get": get_operation("Whether a model is ready to answer", described, NotReadyError)},
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     version = name | {"name": "version"}
     for path, parameters in (("/v2/models/{name}", [name]), ("/v2/models/{name}/versions/{version}", [name, version])):
-        about = _get("The model's inputs and outputs with types and shapes", described, NotFoundError, NotReadyError)
-        ready = _get("Whether this model is ready", described, NotFoundError, NotReadyError)
+        about = get_operation("The model's inputs and outputs with types and shapes", described, NotFoundError, NotReadyError)
+        ready = get_operation("Whether this model is ready", described, NotFoundError, NotReadyError)
         paths[path] = {"parameters": parameters, "get": about}
         paths[f"{path}/ready"] = {"parameters": parameters, "get": ready}
         paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer_operation()}
@@ -150,60 +154,36 @@ def _protocol_paths() -> Document:
 
 def _infer_operation() -> Document:
     any_bytes: Document = {"application/octet-stream": {"schema": {"type": "string", "contentEncoding": "binary"}}}
-    answer = _response("The outputs that were asked for", {**_json({"type": "object"}), **any_bytes})
+    answer = response("The outputs that were asked for", {**json_content({"type": "object"}), **any_bytes})
     return {
         "summary": "Score records given as tensors of flat vectors",
         "description": f"Numbers are JSON, or bytes after the JSON part, whose length the header {HEADER_LENGTH} then says (the "
         "protocol's binary tensor data extension). NaN, or null in JSON, is a missing value. One record that does not fit "
         "refuses the request.",
-        "requestBody": {"required": True, "content": {**_json(_ref("InferRequest")), **any_bytes}},
-        "responses": {"200": answer, **_errors((NotFoundError, *_PREDICT_ERRORS))},
+        "requestBody": {"required": True, "content": {**json_content(ref("InferRequest")), **any_bytes}},
+        "responses": {"200": answer, **error_responses((NotFoundError, *PREDICT_ERRORS))},
     }
 
 
 def _predict_operation(manifest: Manifest | None) -> Document:
-    body: Document = {"schema": {"anyOf": [_ref("PredictRequest"), _ref("Record")]}}
+    body: Document = {"schema": {"anyOf": [ref("PredictRequest"), ref("Record")]}}
     if manifest:
         record = manifest.example.record
         body["examples"] = {
             "many": {"summary": "One or many records", "value": {"instances": [record], "explain": True}},
             "one": {"summary": "A single record as it is", "value": record},
         }
-    answer = _response("The predictions, in the order of the instances", _json(_ref("PredictResponse")))
+    fhir: Document = {"application/fhir+json": {"schema": {"type": "object"}}}
+    content = {**json_content(ref("PredictResponse")), **fhir}
+    answer = response("The predictions, in the order of the instances", content)
     return {
         "summary": "Score one record or many, with explanations",
         "description": "Instances that do not fit are answered with `status: error` beside the others; when none fits, "
-        "the answer is 422. An X-Request-ID of up to 128 plain characters is kept.",
+        "the answer is 422. An X-Request-ID of up to 128 plain characters is kept. With `Accept: application/fhir+json` one "
+        "instance is answered with a FHIR R4 RiskAssessment, several with a Bundle, and refusals are OperationOutcomes.",
         "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": {"200": answer, **_errors(_PREDICT_ERRORS)},
+        "responses": {"200": answer, **error_responses(PREDICT_ERRORS)},
     }
-
-
-def _ref(name: str) -> Document:
-    return {"$ref": _REF.format(model=name)}
-
-
-def _json(schema: Document) -> Document:
-    return {"application/json": {"schema": schema}}
-
-
-def _response(description: str, content: Document) -> Document:
-    return {"description": description, "content": content}
-
-
-def _get(summary: str, content: Document, *errors: type[ApiError]) -> Document:
-    return {"summary": summary, "responses": {"200": _response(summary, content), **_errors(errors)}}
-
-
-def _errors(kinds: Sequence[type[ApiError]]) -> Document:
-    """The responses of these errors; those that share a status are described together."""
-    responses: Document = {}
-    for kind in kinds:
-        response = responses.setdefault(str(kind.status), _response("", _json(_ref("ErrorResponse"))))
-        response["description"] += f"`{kind.code}`: {kind.__doc__} "
-        if kind.retry_after_s is not None:
-            response["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
-    return responses
 
 
 def record_schema(features: FeatureSchema) -> Document:

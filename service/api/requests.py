@@ -104,12 +104,12 @@ class RequestReader:
 
     def read(self, body: bytes) -> ParsedRequest:
         """Read one request. Raises `InvalidJsonError`, and `InvalidInputError` where the envelope is wrong."""
-        records, explain, prefix = self._decoded(body) or _open_envelope(_read_json(body), self._schema)
+        records, explain, prefix = self._decoded(body) or _open_envelope(read_json(body), self._schema)
         if len(records) > self._max_instances:
             msg = f"must hold at most {self._max_instances} instances, found {len(records)}"
             raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
         locs: Iterator[Loc] = ((*prefix, i) if prefix else () for i in range(len(records)))
-        instances = [_read_instance(record, loc, self._schema) for record, loc in zip(records, locs, strict=True)]
+        instances = [read_instance(record, loc, self._schema) for record, loc in zip(records, locs, strict=True)]
         return ParsedRequest(instances, explain is not False, explain == "features")
 
     def _decoded(self, body: bytes) -> Opened | None:
@@ -126,7 +126,8 @@ class RequestReader:
         return {"id": record.id} | {n: np.array(v, np.float64) if isinstance(v, list) else v for n, v in values}
 
 
-def _read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds. Raises `InvalidJsonError`."""
     if not body.strip():
         raise InvalidJsonError("expected a JSON object, found an empty body")
     try:
@@ -162,12 +163,18 @@ def _checked(envelope: dict[str, Any]) -> PredictRequest:
     try:
         return PredictRequest.model_validate(envelope)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        problems = [Problem(e["loc"], e["type"], e["msg"]) for e in found]
-        raise InvalidInputError(headline(problems), problems) from None
+        raise refused(error) from None
 
 
-def _read_instance(record: Any, loc: Loc, schema: FeatureSchema) -> Instance:
+def refused(error: ValidationError) -> InvalidInputError:
+    """What is wrong with an envelope, as a client reads it."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    problems = [Problem(e["loc"], e["type"], e["msg"]) for e in found]
+    return InvalidInputError(headline(problems), problems)
+
+
+def read_instance(record: Any, loc: Loc, schema: FeatureSchema) -> Instance:
+    """One record encoded, or what is wrong with it; `loc` is the path that leads to it."""
     if not isinstance(record, Mapping):
         return Instance(None, None, (Problem(loc, "record_type", f"must be an object of modalities, found {kind_of(record)}"),))
     record_id = record.get("id")

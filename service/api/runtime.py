@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.access.keys import Keys, KeysError, NoKeys
+from service.api.audit import Audit, open_audit
 from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
 from service.api.requests import RequestReader
-from service.api.settings import Settings, read_settings, unknown_variables
+from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
+from service.audit.entries import AuditError
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
 from service.bundle.predictor import CPU, Predictor, num_cuda_devices
 from service.bundle.store import Bundle, open_bundle
+from service.clinical.settings import ClinicalSettings
 
 logger = logging.getLogger("i2moe.runtime")
 
@@ -60,13 +63,15 @@ class Model:
 class Runtime:
     """One serving process. `open` loads the model, `close` answers what was accepted."""
 
-    def __init__(self, settings: Settings, *, problem: str | None = None) -> None:
+    def __init__(self, settings: Settings, *, clinical: ClinicalSettings | None = None, problem: str | None = None) -> None:
         """`problem` says why these settings cannot be served with; the model is then never loaded."""
         self.settings = settings
+        self.clinical = ClinicalSettings.model_construct() if clinical is None else clinical
         self.metrics = Metrics()
         self.reason: str | None = LOADING
         self._problem = problem
         self._model: Model | None = None
+        self.audit: Audit | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
 
     def _read_keys(self, path: Path) -> Keys | NoKeys:
@@ -81,10 +86,11 @@ class Runtime:
     def from_environment(cls) -> "Runtime":
         """The runtime that the I2MOE_* variables describe."""
         settings, problem = read_settings()
+        clinical, clinical_problem = read_clinical_settings()
         configure_logging(settings.log_level)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
-        return cls(settings, problem=problem)
+        return cls(settings, clinical=clinical, problem=problem or clinical_problem)
 
     @property
     def is_ready(self) -> bool:
@@ -110,13 +116,15 @@ class Runtime:
             if self._problem:
                 raise BundleError(self._problem)
             bundle, predictor = await asyncio.to_thread(load_model, self.settings)
+            store = await asyncio.to_thread(open_audit, self.settings)
             self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
-        except (BundleError, InferenceError, InvalidRecordError) as error:
+        except (BundleError, InferenceError, InvalidRecordError, AuditError, ModuleNotFoundError) as error:
             self._stay_unready(str(error))
         except Exception as error:
             logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
             self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
         else:
+            self.audit = None if store is None else Audit(store, self.settings, self.metrics)
             reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
             model = Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
             self._become_ready(model, time.perf_counter() - started)
@@ -180,6 +188,8 @@ class Runtime:
             await self._model.batcher.close()
             if self._model.attributions is not None:
                 await self._model.attributions.close()
+        if self.audit is not None:
+            await self.audit.close()
         forget_this_process()
         logger.info("closed")
 

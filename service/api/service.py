@@ -22,7 +22,7 @@ from service.api.settings import read_settings
 _settings, _ = read_settings()
 _BENTOML_TIMEOUT_S = _settings.timeout_s + 5.0  # our own deadline answers first
 _SWITCH_INTERVAL_S = 0.0002
-_PROTOCOL_PREFIX = "/v2/"
+_OWN_PREFIXES = ("/v2/", "/cds-services/", "/fhir/")
 
 _app = build_app(Runtime.from_environment)
 
@@ -50,7 +50,7 @@ class AheadOfBentoML:
         await (self._own if ahead else self._bentoml)(scope, receive, send)
 
     def _is_own(self, path: str) -> bool:
-        return path in self._paths or path.startswith(_PROTOCOL_PREFIX)
+        return path in self._paths or path.startswith(_OWN_PREFIXES)
 
 
 def _has_work(bentoml_app: Starlette) -> bool:
@@ -85,7 +85,7 @@ class _Service(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML's decorat
 )
 @bentoml.asgi_app(_app, path="/")
 class I2MoEService:
-    """Serves one bundle: POST /predict, GET /, /model, /model-card, /explanations, /metrics, /docs.json, /livez, /readyz."""
+    """Serves one bundle: predictions, a page, the model and its card, CDS Hooks, the Open Inference Protocol, metrics, health."""
 
     def __init__(self) -> None:
         """Keep what was imported out of garbage collection: walking all of it again and again held up requests.

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.bundle.machine import usable_cpus
+from service.clinical.settings import ClinicalSettings
 
 ENV_PREFIX = "I2MOE_"
 _MAX_DEFAULT_THREADS = 8  # models of this size do not get faster beyond it
@@ -57,6 +58,14 @@ class Settings(BaseSettings):
     api_keys: Path | None = Field(
         default=None, description="File of API keys, see docs/security.md. Without it everybody may call everything."
     )
+    audit_url: SecretStr | None = Field(
+        default=None,
+        description="Where every prediction is kept, see docs/audit.md: `sqlite:////var/lib/i2moe/predictions.db` or "
+        "`postgresql+psycopg://user:password@host/database`. Without it none is.",
+    )
+    audit_required: bool = Field(default=True, description="Answer no prediction that is not kept; false: keep what can be kept.")
+    audit_features: bool = Field(default=False, description="Keep also what was asked: patients' values.")
+    audit_keep_days: float = Field(default=400.0, gt=0, description="After how many days a kept prediction is deleted.")
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."
@@ -71,15 +80,29 @@ class Settings(BaseSettings):
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """`I2MOE_*` variables that name no setting: probably misspelt."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {f"{kind.model_config['env_prefix']}{name}".upper() for kind in SETTINGS for name in kind.model_fields}
     return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+SETTINGS: tuple[type[BaseSettings], ...] = (Settings, ClinicalSettings)
+_S = TypeVar("_S", Settings, ClinicalSettings)
 
 
 def read_settings() -> tuple[Settings, str | None]:
     """The settings of this environment; where they cannot be read, the defaults and one sentence saying why."""
+    return _read(Settings)
+
+
+def read_clinical_settings() -> tuple[ClinicalSettings, str | None]:
+    """The same for the clinical routes."""
+    return _read(ClinicalSettings)
+
+
+def _read(kind: type[_S]) -> tuple[_S, str | None]:
     try:
-        return Settings(), None
+        return kind(), None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(f"{ENV_PREFIX}{part}".upper() for part in first["loc"]) or "the settings"
-        return Settings.model_construct(), f"{place}: {first['msg']}"
+        prefix = kind.model_config["env_prefix"]
+        place = ".".join(f"{prefix}{part}".upper() for part in first["loc"]) or "the settings"
+        return kind.model_construct(), f"{place}: {first['msg']}"

@@ -11,6 +11,10 @@ _WORDED_IN_EXPLANATION = frozenset({"summary"})
 _OF_FEATURES = frozenset({"features", "rest", "base", "gap"})
 
 
+class AuditError(RuntimeError):
+    """The store cannot be opened, written or read; the message holds no password and no value."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
     """One prediction as it was answered.

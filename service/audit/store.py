@@ -1,11 +1,12 @@
 """Where predictions are kept: one table of a SQLite file or of a PostgreSQL database. The only module that knows SQLAlchemy."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service.audit.entries import AuditEntry
+from service.audit.entries import AuditEntry, AuditError
 
 try:
     import sqlalchemy as sql
@@ -14,6 +15,8 @@ except ModuleNotFoundError as error:  # pragma: no cover - tests have it
 
 FORMAT_VERSION = 1  # of the tables; a store of another version is refused
 _BUSY_S = 10  # how long a worker waits for another that is writing to the same SQLite file
+
+_RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 _METADATA = sql.MetaData()
 _VERSIONS = sql.Table("i2moe_audit_format", _METADATA, sql.Column("version", sql.Integer, primary_key=True))
@@ -33,10 +36,6 @@ _PREDICTIONS = sql.Table(
 )
 _MODEL = ("name", "version", "sha256")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class AuditError(RuntimeError):
-    """The store cannot be opened, written or read; the message holds no password and no value."""
 
 
 class PredictionStore:
@@ -67,12 +66,20 @@ class PredictionStore:
 
     def _check_version(self) -> None:
         with self._words_errors("opened"):
-            try:
-                found = self._make_tables()
-            except sql.exc.SQLAlchemyError:  # another worker was making them
-                found = self._make_tables()
+            found = self._made_tables()
         if found != [FORMAT_VERSION]:
             raise AuditError(f"{self._where}: expected tables of version {FORMAT_VERSION}, found {found}")
+
+    def _made_tables(self) -> list[int]:
+        """The same, also where another worker is making them at this moment."""
+        for wait_s in _RETRIES_S:
+            try:
+                return self._make_tables()
+            except sql.exc.SQLAlchemyError as error:
+                if not _is_race(error):
+                    raise
+                time.sleep(wait_s)
+        return self._make_tables()
 
     def _make_tables(self) -> list[int]:
         """Make what is not there; answers the version of what is."""
@@ -103,6 +110,13 @@ class PredictionStore:
     def close(self) -> None:
         """Let go of files and connections."""
         self._engine.dispose()
+
+
+def _is_race(error: Exception) -> bool:
+    """Whether somebody else got there first: a table or row that is already there, a SQLite file whose mode is being changed."""
+    return isinstance(error, sql.exc.IntegrityError | sql.exc.ProgrammingError) or "SQLITE_BUSY" in getattr(
+        getattr(error, "orig", None), "sqlite_errorname", ""
+    ) or "already exists" in str(getattr(error, "orig", ""))
 
 
 def _options(address: sql.URL) -> dict[str, Any]:

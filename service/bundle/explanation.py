@@ -182,8 +182,8 @@ def summarise(
     label = explanation.label
     after = f" {caution}" if caution else ""
     if len(experts) == 1:
-        return f"{_headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
-    parts = [_headline(prediction_C, label, task), _strongest(explanation, task=task, experts=experts)]
+        return f"{headline(prediction_C, label, task)}; one network for all modalities, without experts to compare.{after}"
+    parts = [headline(prediction_C, label, task), _strongest(explanation, task=task, experts=experts)]
     if leading and explanation.contribution[explanation.dominant] != 0:
         own = experts[explanation.dominant].modality
         parts.append(_leading(leading, label, task, own))
@@ -192,16 +192,17 @@ def summarise(
     return "; ".join(parts) + "." + after
 
 
-def _headline(prediction_C: Sequence[float], label: int, task: TaskInfo) -> str:
+def headline(prediction_C: Sequence[float], label: int, task: TaskInfo) -> str:
+    """What is predicted, in a few words: the risk with its band, the label with its probability, or the value."""
     if task.kind == "regression":
         return f"Predicted {task.outcome}: {prediction_C[0]:.3g}"
     if task.kind != "binary":
-        return f"Predicted {task.outcome}: {task.labels[label]} ({_percent(prediction_C[label])})"
+        return f"Predicted {task.outcome}: {task.labels[label]} ({percent_words(prediction_C[label])})"
     band = risk_band(prediction_C[-1], task)
-    return f"Risk of {task.outcome}: {_percent(prediction_C[-1])}{f' ({band})' if band else ''}"
+    return f"Risk of {task.outcome}: {percent_words(prediction_C[-1])}{f' ({band})' if band else ''}"
 
 
-def _percent(probability: float) -> str:
+def percent_words(probability: float) -> str:
     """A probability in words that never claim certainty."""
     rounded = round(100 * probability)
     return {0: "less than 1 %", 100: "more than 99 %"}.get(rounded, f"{rounded} %")

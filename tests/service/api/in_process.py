@@ -15,6 +15,7 @@ from service.api.app import build_app
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import LOADING, Runtime
 from service.api.settings import Settings
+from service.clinical.settings import ClinicalSettings
 from tests.service.api.error_shape import assert_error
 
 
@@ -75,6 +76,13 @@ def serving(bundle: Path | None, **settings: Any) -> Iterator[Client]:
     """A client of an application that serves `bundle` with these settings."""
     runtime = Runtime(Settings(bundle=bundle, num_threads=1, **settings))
     with serving_runtime(runtime) as client:
+        yield client
+
+
+@contextmanager
+def serving_clinical(bundle: Path, clinical: ClinicalSettings) -> Iterator[Client]:
+    """A client of an application that serves `bundle` to hospital systems with these settings."""
+    with serving_runtime(Runtime(Settings(bundle=bundle, num_threads=1), clinical=clinical)) as client:
         yield client
 
 

@@ -60,7 +60,15 @@ def seen_by(layers: list[Middleware], scope: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("/predict", "own"), ("/v2/models/a/infer", "own"), ("/livez", "bentoml"), ("/predict/x", "bentoml"), ("/v2x", "bentoml")],
+    [
+        ("/predict", "own"),
+        ("/v2/models/a/infer", "own"),
+        ("/cds-services/a", "own"),
+        ("/fhir/x", "own"),
+        ("/livez", "bentoml"),
+        ("/predict/x", "bentoml"),
+        ("/v2x", "bentoml"),
+    ],
 )
 def test_our_own_routes_are_answered_at_once(path: str, name: str) -> None:
     """And everything else by BentoML, unknown paths included."""

@@ -19,7 +19,7 @@ def loads_something_heavy(module: str) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize("module", ["service.api", "service.bundle.__main__"])
+@pytest.mark.parametrize("module", ["service.api.service", "service.bundle.__main__"])
 def test_the_service_loads_nothing_of_training(module: str) -> None:
     """A new process that imports the service has no torch, onnx or scikit-learn."""
     assert not loads_something_heavy(module)

@@ -7,8 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.api.metrics import (
+    CDS_ROUTES,
     INFER_ROUTE,
     OTHER_ROUTE,
+    PREDICTIONS_ROUTE,
     PROTOCOL_ROUTE,
     ROUTES,
     STATIC_ROUTE,
@@ -109,8 +111,26 @@ def test_paths_that_nobody_serves_share_one_label(client: Client) -> None:
 def test_every_route_has_its_label(client: Client) -> None:
     """Routes that are added get a label of their own, or this test fails."""
     labels = {route_label(route.path) for route in client.app.routes}  # type: ignore[attr-defined]
-    assert labels <= ROUTES | {PROTOCOL_ROUTE, INFER_ROUTE, STATIC_ROUTE}
+    assert labels <= ROUTES | {PROTOCOL_ROUTE, INFER_ROUTE, STATIC_ROUTE, PREDICTIONS_ROUTE, *CDS_ROUTES}
     assert route_label("/predict") == "/predict"
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("/cds-services", "/cds-services"),
+        ("/cds-services/a-patient-view", "/cds-services/{id}"),
+        ("/cds-services/a/feedback", "/cds-services/{id}/feedback"),
+        ("/cds-services/a/b", OTHER_ROUTE),
+        ("/cds-services/a/feedback/c", OTHER_ROUTE),
+        ("/cds-servicesx", OTHER_ROUTE),
+        ("/fhir/RiskAssessment/$evaluate", "/fhir/RiskAssessment/$evaluate"),
+        ("/fhir/x", OTHER_ROUTE),
+    ],
+)
+def test_paths_of_cds_hooks_are_labelled_by_their_form(path: str, label: str) -> None:
+    """The name of a service makes no series of its own."""
+    assert route_label(path) == label
 
 
 def test_two_applications_do_not_share_metrics() -> None:

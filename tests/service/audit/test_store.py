@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from service.audit.entries import AuditEntry, without_values
-from service.audit.store import AuditError, PredictionStore
+from service.audit.entries import AuditEntry, AuditError, without_values
+from service.audit.store import PredictionStore
 
 MODEL = {"name": "tiny", "version": "1.0.0", "sha256": "a" * 64}
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, UTC)

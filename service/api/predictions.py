@@ -1,0 +1,133 @@
+"""From instances to predictions: what every way of asking for whole predictions shares, whatever it reads and answers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from service.api.batcher import Scored
+from service.api.errors import InferenceFailedError, InvalidInputError, tell
+from service.api.metrics import Metrics
+from service.api.requests import ParsedRequest, headline
+from service.api.runtime import Model, Runtime
+from service.api.scoring import aside, submit, timed
+from service.bundle.answers import Answers, Prediction
+from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
+from service.bundle.errors import Problem
+from service.bundle.schema import EncodedRecord, FeatureSchema
+
+LARGE_NUM_INSTANCES = 16  # beyond it, writing answers would hold up other requests in the event loop for milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The predictions of a request, one per instance and in order, and where the time went."""
+
+    predictions: list[Prediction]
+    scored: Scored[Answers]
+    attributed: Scored[Attribution] | None
+
+    def timing_ms(self, total_s: float) -> dict[str, Any]:
+        """As a client reads it; `total_s` is the request's time so far."""
+        told = {"queue": round(1000 * self.scored.queue_s, 3), "inference": round(1000 * self.scored.inference_s, 3)}
+        if self.attributed is not None:
+            told["attribution"] = round(1000 * (self.attributed.queue_s + self.attributed.inference_s), 3)
+        return {**told, "total": round(1000 * total_s, 3), "batch_size": self.scored.batch_size}
+
+
+async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Model, *, request_id: str) -> Predicted:
+    """Score what can be scored, and keep it where that is wanted; what cannot is told in its place.
+
+    Raises `ApiError` where nothing can be answered.
+    """
+    metrics = runtime.metrics
+    if num_invalid := len(parsed.instances) - len(parsed.encoded):
+        metrics.samples.labels("invalid").inc(num_invalid)
+    if not parsed.encoded:
+        raise parsed.refusal()
+    _check_features(parsed, model)
+    scored = await _score(parsed, model)
+    metrics.queue.observe(scored.queue_s)
+    if scored.failures:
+        metrics.samples.labels("error").inc(len(scored.failures))
+    attributed = await _attribute(parsed, scored, model) if parsed.with_features else None
+    audit = runtime.audit
+    with timed(metrics.postprocess):
+        write = partial(_predictions, parsed, scored, model, metrics, attributed, explained=parsed.explain or audit is not None)
+        predictions = await aside(write, large=len(parsed.instances) > LARGE_NUM_INSTANCES)
+    if audit is not None:
+        rows = [record.arrays for record in _without_failures(parsed, scored)]
+        await audit.keep(predictions, rows, request_id=request_id, model=model.info)
+        if not parsed.explain:
+            predictions = [{k: v for k, v in prediction.items() if k != "explanation"} for prediction in predictions]
+    return Predicted(predictions, scored, attributed)
+
+
+def _check_features(parsed: ParsedRequest, model: Model) -> None:
+    if parsed.with_features and model.attributions is None:
+        msg = "must be true or false: this model's bundle has no graph that attributes contributions to features"
+        raise InvalidInputError(f"explain {msg}", [Problem(("explain",), "no_attribution", msg)])
+
+
+async def _score(parsed: ParsedRequest, model: Model) -> Scored[Answers]:
+    arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
+    return await submit(model.batcher, arrays, len(parsed.encoded))
+
+
+async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> Scored[Attribution] | None:
+    """Attribute the contributions of every instance that was scored, towards its predicted label; None if none was."""
+    if scored.output is None or model.attributions is None:
+        return None
+    records = _without_failures(parsed, scored)
+    label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
+    arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
+    return await submit(model.attributions, arrays, len(records))
+
+
+def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:
+    return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
+
+
+def _predictions(
+    parsed: ParsedRequest,
+    scored: Scored[Answers],
+    model: Model,
+    metrics: Metrics,
+    attributed: Scored[Attribution] | None,
+    *,
+    explained: bool,
+) -> list[Prediction]:
+    """One entry per instance, in order: its prediction, or why there is none."""
+    if scored.output is None:
+        raise InferenceFailedError("the model failed on every instance")
+    records, schema = _without_failures(parsed, scored), model.manifest.features
+    metrics.count_missing(name for record in records for name in record.missing if name in schema.names)
+    told = _told(attributed, len(records), schema) if attributed is not None else None
+    ids = [None] * len(records)
+    answers = scored.output.predictions(records, ids, with_explanation=explained, attributions=told)
+    return list(_merge(parsed, scored, iter(answers)))
+
+
+def _told(attributed: Scored[Attribution], num_records: int, schema: FeatureSchema) -> list[RecordAttribution | None]:
+    """For each record what its experts' contributions rest on; None where the graph failed."""
+    found = iter(tell_attributions(attributed.output, schema) if attributed.output is not None else ())
+    return [None if position in attributed.failures else next(found) for position in range(num_records)]
+
+
+def _merge(parsed: ParsedRequest, scored: Scored[Answers], answers: Iterator[Prediction]) -> Iterator[Prediction]:
+    position = 0
+    for instance in parsed.instances:
+        if instance.encoded is None:
+            yield _failed(instance.id, "INVALID_INPUT", headline(instance.problems), instance.problems)
+            continue
+        if position in scored.failures:
+            yield _failed(instance.id, "INFERENCE_FAILED", "the model failed on this instance", ())
+        else:
+            yield next(answers) | {"id": instance.id}
+        position += 1
+
+
+def _failed(instance_id: str | int | None, code: str, message: str, problems: tuple[Problem, ...]) -> Prediction:
+    return {"id": instance_id, "status": "error", "error": {"code": code, "message": message, "detail": tell(problems)}}
