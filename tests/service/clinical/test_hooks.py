@@ -1,5 +1,6 @@
 """CDS Hooks 2.0 in this process: discovery, calls, feedback, refusals, browsers."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from service.bundle.manifest import RiskBand, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
 from service.clinical.cards import MAX_SUMMARY, OVERRIDE_REASONS, build_card, indicator, pruned
 from service.clinical.hooks import Cards, Discovery, Indicator
-from service.clinical.prefetch import CODES_PER_QUERY, prefetch_templates
+from service.clinical.prefetch import CODES_PER_QUERY, prefetch_templates, services
 from service.clinical.record import MappedRecord
+from service.clinical.routes import _read_hook
 from service.clinical.settings import ClinicalSettings
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving, serving_clinical
@@ -151,6 +153,33 @@ def test_a_patient_of_whom_nothing_is_known_gets_no_card(client: Client) -> None
     nobody = {"resourceType": "Patient", "id": PATIENT}
     assert called(client, {"patient": nobody, "observations1": searchset()}) == []
     assert client.metric('i2moe_cds_cards_total{indicator="none"}') >= 1
+
+
+@pytest.mark.parametrize(
+    ("conditions", "missing", "told"),
+    [
+        (searchset(), [], ()),
+        (
+            searchset() | {"link": [{"relation": "next", "url": "x"}]},
+            [],
+            ("prefetch conditions has more pages, which were not sent",),
+        ),
+        (None, ["conditions"], ("prefetch conditions was not sent",)),
+    ],
+)
+def test_a_whole_answer_without_conditions_means_that_there_are_none(
+    conditions: Any, missing: list[str], told: tuple[str, ...]
+) -> None:
+    """A further page, or no answer, means that nothing is known."""
+    codes = CodesFeature(name="dx", grouping="icd", vocabulary=("icd10:I50",))
+    schema = FeatureSchema(modalities=(Modality(name="history", features=(codes,)),))
+    manifest = tiny_manifest({}).model_copy(update={"features": schema})
+    service = services(manifest)[0]
+    body = json.dumps(hook_call({"patient": patient(), "conditions": conditions})).encode()
+    hook = _read_hook(body, service, manifest)
+    assert hook.missing == missing
+    assert hook.mapped.unusable == told
+    assert hook.mapped.record.get("history") == (None if told else {"dx": []})
 
 
 def test_another_patients_data_are_refused(client: Client) -> None:
