@@ -3,6 +3,7 @@
 Responses are built as plain dictionaries by `service.bundle.answers`; tests hold them against these models.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
@@ -274,3 +275,31 @@ class ExplanationsResponse(_Wire):
         description="What was checked about the explanations themselves, and how to read each figure; null: nothing was."
     )
     reference: dict[str, Any] = Field(description="Distributions over held-out rows, to compare the service's metrics with.")
+
+
+class KeptModel(_Wire):
+    """The bundle that answered: the same bundle gives the same answer to the same record."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class KeptPrediction(_Wire):
+    """One prediction as it was answered."""
+
+    time: datetime
+    position: int = Field(description="Of the instance in its request, from 0.")
+    model: KeptModel
+    prediction: dict[str, Any] = Field(
+        description="As it was answered, with the experts' weights and contributions whether or not they were asked for. Without "
+        "id, warnings and sentence where patients' values are not kept."
+    )
+    record: dict[str, list[float | None]] | None = Field(description="Flat vectors that were scored, where they are kept.")
+
+
+class KeptPredictionsResponse(_Wire):
+    """What was answered under one request id."""
+
+    request_id: str
+    predictions: list[KeptPrediction]

@@ -3,18 +3,23 @@
 from pydantic.json_schema import models_json_schema
 
 from service.api import models
+from service.api.access import KEY_HEADER
 from service.api.errors import (
     ApiError,
     BodyTooLargeError,
     DeadlineError,
+    ForbiddenError,
     InferenceFailedError,
     InternalError,
     InvalidInputError,
     InvalidJsonError,
     MediaTypeError,
     NotFoundError,
+    NotKeptApiError,
     NotReadyError,
     OverloadedError,
+    RateLimitedError,
+    UnauthorizedError,
 )
 from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
 from service.api.tensors import HEADER_LENGTH, InferRequest
@@ -32,7 +37,9 @@ from service.bundle.schema import (
 
 API_VERSION = "1.3.0"  # of the HTTP interface, by semantic versioning; models have their own
 
+ACCESS_ERRORS: tuple[type[ApiError], ...] = (UnauthorizedError, ForbiddenError, RateLimitedError)  # where there are keys
 PREDICT_ERRORS: tuple[type[ApiError], ...] = (
+    *ACCESS_ERRORS,
     InvalidJsonError,
     BodyTooLargeError,
     MediaTypeError,
@@ -41,8 +48,10 @@ PREDICT_ERRORS: tuple[type[ApiError], ...] = (
     InferenceFailedError,
     OverloadedError,
     NotReadyError,
+    NotKeptApiError,
     DeadlineError,
 )
+_GUARDED = (*ACCESS_ERRORS, NotReadyError)
 _EXPLAINED_KINDS = {
     "numeric": "a number",
     "categorical": "a category",
@@ -58,8 +67,18 @@ def build_openapi(manifest: Manifest | None) -> Document:
         "openapi": "3.1.0",
         "info": _info(manifest),
         "paths": _paths(manifest),
-        "components": {"schemas": {**_wire_schemas(), "Record": record_schema(manifest.features) if manifest else _ANY_RECORD}},
+        "components": {
+            "schemas": {**_wire_schemas(), "Record": record_schema(manifest.features) if manifest else _ANY_RECORD},
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+        "security": [{}, *({name: []} for name in _SECURITY_SCHEMES)],
     }
+
+
+_SECURITY_SCHEMES: Document = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, where the service has keys (docs/security.md)"},
+    "header": {"type": "apiKey", "in": "header", "name": KEY_HEADER, "description": "The same"},
+}
 
 
 _ANY_RECORD: Document = {
@@ -87,6 +106,7 @@ def _wire_schemas() -> Document:
         models.ModelResponse,
         models.ModelCardResponse,
         models.ExplanationsResponse,
+        models.KeptPredictionsResponse,
         InferRequest,
     )
     _, document = models_json_schema([(model, "validation") for model in wire], ref_template=REF)
@@ -100,21 +120,26 @@ def _paths(manifest: Manifest | None) -> Document:
     return {
         "/predict": {"post": _predict_operation(manifest)},
         "/model": {
-            "get": get_operation(
-                "What is served: features, task, figures, card", json_content(ref("ModelResponse")), NotReadyError
-            )
+            "get": get_operation("What is served: features, task, figures, card", json_content(ref("ModelResponse")), *_GUARDED)
         },
         "/model-card": {
             "get": get_operation(
                 "The model card, as JSON or, to browsers, as a page",
                 {**json_content(ref("ModelCardResponse")), **page},
-                NotReadyError,
+                *_GUARDED,
             )
         },
-        "/explanations": {
-            "get": get_operation("How the experts behave", json_content(ref("ExplanationsResponse")), NotReadyError)
+        "/explanations": {"get": get_operation("How the experts behave", json_content(ref("ExplanationsResponse")), *_GUARDED)},
+        "/predictions/{request_id}": {
+            "parameters": [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": get_operation(
+                "What was answered to a request, where predictions are kept",
+                json_content(ref("KeptPredictionsResponse")),
+                NotFoundError,
+                *_GUARDED,
+            ),
         },
-        "/metrics": {"get": get_operation("Prometheus metrics", text)},
+        "/metrics": {"get": get_operation("Prometheus metrics", text, *ACCESS_ERRORS)},
         "/docs.json": {"get": get_operation("This document, OpenAPI 3.1", json_content({"type": "object"}))},
         "/livez": {"get": get_operation("Whether the process lives", text)},
         "/readyz": {"get": get_operation("Whether a model is ready to answer", text, NotReadyError)},

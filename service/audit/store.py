@@ -114,9 +114,11 @@ class PredictionStore:
 
 def _is_race(error: Exception) -> bool:
     """Whether somebody else got there first: a table or row that is already there, a SQLite file whose mode is being changed."""
-    return isinstance(error, sql.exc.IntegrityError | sql.exc.ProgrammingError) or "SQLITE_BUSY" in getattr(
-        getattr(error, "orig", None), "sqlite_errorname", ""
-    ) or "already exists" in str(getattr(error, "orig", ""))
+    return (
+        isinstance(error, sql.exc.IntegrityError | sql.exc.ProgrammingError)
+        or "SQLITE_BUSY" in getattr(getattr(error, "orig", None), "sqlite_errorname", "")
+        or "already exists" in str(getattr(error, "orig", ""))
+    )
 
 
 def _options(address: sql.URL) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.access.keys import new_key
+from service.api.models import KeptPredictionsResponse
 from service.audit.store import PredictionStore
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
@@ -52,6 +53,7 @@ def test_an_answer_is_kept_before_it_leaves(auditing: Client) -> None:
     """Risk, weights and contributions as they were told, the bundle and the time; no id, no value, no sentence."""
     answer = predict(auditing, {"instances": [tiny_example()]}, "r1").json()
     (found,) = kept(auditing, "r1")
+    KeptPredictionsResponse.model_validate_json(auditing.request("GET", "/predictions/r1", headers=AS_READER).content)
     told = answer["predictions"][0]
     assert found["prediction"]["probability"] == EXAMPLE_RISK
     assert found["prediction"]["explanation"]["experts"] == told["explanation"]["experts"]

@@ -12,7 +12,7 @@ from tests.service.api.in_process import Client, serving
 from tests.service.bundle.test_validity import WHOLE, checked_bundle
 from tests.tiny_bundle import POISON, tiny_example, tiny_schema
 
-CLINICAL = {errors.UnauthorizedError, errors.PreconditionError}  # of the clinical routes alone
+CLINICAL = {errors.PreconditionError}  # of the clinical routes alone
 
 
 @pytest.fixture(scope="module")

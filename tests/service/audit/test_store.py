@@ -1,5 +1,6 @@
 """The store of predictions: SQLite, and PostgreSQL where its programs are installed."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -7,11 +8,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from service.audit.entries import AuditEntry, AuditError, without_values
@@ -50,12 +53,25 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     data = folder / "data"
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
     subprocess.run([programs / "initdb", "-D", data, "-U", "i2moe", "-A", "trust", "--no-sync"], check=True, **quiet)
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    subprocess.run([programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], check=True, **quiet)
+    options = ["-D", data, "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([programs / "postgres", *options], stdout=log, stderr=log, cwd=folder, **user)
     try:
+        _wait_for(folder, server)
         yield f"postgresql+psycopg://i2moe:secret@/postgres?host={folder}"
     finally:
-        subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=True, **quiet)
+        server.send_signal(signal.SIGQUIT)  # at once
+        server.wait(20)
+
+
+def _wait_for(folder: Path, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(f"host={folder} user=i2moe dbname=postgres").close()
+            return
+        assert server.poll() is None, (folder / "log").read_text()
+        time.sleep(0.1)
+    raise AssertionError("PostgreSQL does not start")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
