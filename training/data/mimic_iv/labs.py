@@ -21,7 +21,7 @@ def read_labs(tables: Tables, cohort: Cohort, options: MimicOptions, scratch: Pa
     file = scratch / "labs.parquet"
     events, source = tables.scan("labevents", EVENTS, optional=KNOWN_AT), tables.path("labevents")
     keep_events(events, cohort.stays, file, source=source, window_hours=options.labs_window_hours)
-    counts = count_stays(file)
+    counts = count_stays(file, cohort.stays.height)
     items, notes = _chosen(counts, options)
     if not items:
         raise DataError(f"{source}: holds no number in the window of any of {cohort.stays.height} stays")

@@ -81,7 +81,7 @@ def summarise(
 
     A quantity without any value is no column.
     """
-    units, dropped = _unit_table(file, quantities)
+    units, dropped = _unit_table(file, quantities, what)
     cells = {summary: np.full((num_rows, len(quantities)), 0.0 if summary == "count" else np.nan) for summary in summaries}
     implausible, seen = np.zeros(len(quantities), np.int64), set[int]()
     for part in _parts(file, num_rows):
@@ -107,10 +107,13 @@ def summarise(
     return Measured(pl.DataFrame(columns), facts, notes)
 
 
-def count_stays(file: Path) -> pl.DataFrame:
-    """By itemid in how many stays there is a number (`num_stays`), the commonest first."""
-    pairs = pl.scan_parquet(file).filter(pl.col("charttime").is_not_null()).select("row", "itemid").unique()
-    counted = pairs.group_by("itemid").agg(num_stays=pl.len()).collect(engine="streaming")
+def count_stays(file: Path, num_rows: int) -> pl.DataFrame:
+    """By itemid in how many of the `num_rows` stays there is a number (`num_stays`), the commonest first."""
+    counts = [
+        part.select("row", "itemid").unique().group_by("itemid").agg(num_stays=pl.len()).collect()
+        for part in _parts(file, num_rows)
+    ]
+    counted = pl.concat(counts).group_by("itemid").agg(pl.col("num_stays").sum())
     return counted.sort("num_stays", "itemid", descending=[True, False])
 
 
@@ -135,7 +138,7 @@ def _values(events: pl.LazyFrame, units: pl.DataFrame) -> pl.LazyFrame:
     )
 
 
-def _unit_table(file: Path, quantities: Sequence[Quantity]) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _unit_table(file: Path, quantities: Sequence[Quantity], what: str) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """By item and unit how its values become a quantity's; and notes on what was converted and what cannot be."""
     place_of = {item: place for place, quantity in enumerate(quantities) for item in quantity.items}
     counts = (
@@ -154,7 +157,7 @@ def _unit_table(file: Path, quantities: Sequence[Quantity]) -> tuple[pl.DataFram
         found = conversion(quantity.name, unit, target)
         if found != (1.0, 0.0):
             done = "dropped" if found is None else "converted"
-            notes.append(f"{quantity.name}: {num_values} values in {unit} {done}; its unit is {target or 'not known'}")
+            notes.append(f"{what}_{quantity.name}: {num_values} values in {unit} {done}; its unit is {target or 'not known'}")
         factor, offset = found or (None, None)
         lower = -np.inf if quantity.lower is None else quantity.lower
         upper = np.inf if quantity.upper is None else quantity.upper

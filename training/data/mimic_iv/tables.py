@@ -74,7 +74,7 @@ class Tables:
         with reading(path):
             try:
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                _scan(path, wanted).select(list(wanted)).sink_parquet(partial, compression="zstd")
+                _typed(_scan(path, wanted), wanted).sink_parquet(partial, compression="zstd")
                 partial.replace(copy)
             finally:
                 partial.unlink(missing_ok=True)
@@ -117,15 +117,11 @@ def _typed(frame: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
 def _as_type(name: str, found: pl.DataType, wanted: object) -> pl.Expr:
     """A column as the type it is used as; in parquet files times may be times already, in csv files they are text.
 
-    A date stands for its first moment, and of a moment the date may be asked for.
+    Of a moment the date may be asked for.
     """
     column = pl.col(name)
-    if not _is_time(wanted):
-        return column.cast(wanted)  # type: ignore[arg-type]  # one of the types of `Columns`
-    if found == pl.String:
-        text = column.str.strip_chars()
-        column = pl.coalesce(
-            text.str.to_datetime(TIME_FORMAT, strict=False, time_unit="us"),
-            text.str.to_datetime(DATE_FORMAT, strict=False, time_unit="us"),
-        )
-    return column.cast(_TIME).dt.date() if wanted == pl.Date else column.cast(_TIME)
+    if found != pl.String or not _is_time(wanted):
+        return column.cast(_TIME if wanted == pl.Datetime else wanted)  # type: ignore[arg-type]  # one of those of `Columns`
+    if wanted == pl.Date:
+        return column.str.slice(0, len("2180-05-06")).str.to_date(DATE_FORMAT, strict=False)
+    return column.str.to_datetime(TIME_FORMAT, strict=False, time_unit="us")
