@@ -7,9 +7,9 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from export.errors import ExportError
 from service.bundle.card import ModelCard
-from training.config import Config
+from training.config import Config, sentence
 from training.data.config import ModalityName
-from training.recipe import NAME_PATTERN, sentence
+from training.recipe import NAME_PATTERN
 
 Sizes = tuple[int, ...]  # of a modality's one array: (columns,), (steps, features), (channels, height, width) or (x, y, z)
 

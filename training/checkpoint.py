@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema
+from training.config import sentence
 from training.errors import RunError
 from training.model.build import build_model
 from training.model.mixture import I2MoE
-from training.recipe import Recipe, sentence
+from training.recipe import Recipe
 
 CHECKPOINT_FILE = "checkpoint.pt"
 STATE_FILE = "training_state.pt"

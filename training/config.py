@@ -3,6 +3,8 @@
 A configuration class lives beside the code that reads it; `training.recipe` puts them together.
 """
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -10,3 +12,16 @@ class Config(BaseModel):
     """Frozen values; unknown keys, NaN and infinity are errors, and so are strings where numbers belong."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def sentence(problem: Any) -> str:
+    """A problem pydantic found, as the key, what was expected and what was found."""
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: is not a key of this section"
+    if problem["type"] == "missing":
+        return f"{place}: is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem["input"]
+    told = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+    return f"{place}: {message}{told}"

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from service.bundle.card import ModelCard, unstated_card
-from training.config import Config
+from training.config import Config, sentence
 from training.data.config import DataConfig
+from training.data.source import read_options
 from training.errors import RecipeError
 from training.model.build import ModelConfig
 from training.objectives.config import ObjectiveConfig
@@ -74,9 +75,13 @@ def parse_recipe(document: Mapping[str, Any], name: str) -> Recipe:
     """Check a recipe's values. Raises `RecipeError`."""
     try:
         # By way of JSON, because pydantic's strict mode then takes arrays for tuples and strings for paths, nothing else.
-        return Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
+        recipe = Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
+        read_options(recipe.data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{name}: {sentence(problem)}" for problem in error.errors(include_url=False))) from None
+    except RecipeError as error:
+        raise RecipeError("\n".join(f"{name}: {line}" for line in str(error).splitlines())) from None
+    return recipe
 
 
 def read_recipe(run: Path) -> Recipe | None:
@@ -85,19 +90,6 @@ def read_recipe(run: Path) -> Recipe | None:
         return Recipe.model_validate_json((run / RECIPE_FILE).read_bytes(), strict=True)
     except (OSError, ValidationError):
         return None
-
-
-def sentence(problem: Any) -> str:
-    """A problem pydantic found, as the key, what was expected and what was found."""
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: is not a key of this section"
-    if problem["type"] == "missing":
-        return f"{place}: is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = problem["input"]
-    told = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
-    return f"{place}: {message}{told}"
 
 
 def set_value(document: dict[str, Any], key: str, value: Any) -> None:

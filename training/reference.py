@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bundle.features import UnfitValueError
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.output import Output
 from service.bundle.schema import (
@@ -77,8 +78,25 @@ def _typical(feature: Feature, array: RowArray, columns: slice) -> Any:
     if isinstance(feature, CategoricalFeature):
         return feature.vocabulary[int(Counter(known_NK[:, 0].tolist()).most_common(1)[0][0])]
     if isinstance(feature, CodesFeature):
-        return [feature.vocabulary[int(known_NK.mean(axis=0).argmax())]]
+        return _commonest_code(feature, known_NK.mean(axis=0))
     return " ".join(feature.vocabulary[i] for i in known_NK.mean(axis=0).argsort()[-_EXAMPLE_WORDS:][::-1])
+
+
+def _commonest_code(feature: CodesFeature, shares: NDArray[np.floating]) -> list[str] | None:
+    """The code that most rows have; of a vocabulary of groups the commonest that can be sent as a code, a category.
+
+    None where no group can: chapters and comorbidities are no codes.
+    """
+    words = [feature.vocabulary[place] for place in (-shares).argsort(stable=True)]
+    return next(([word] for word in words if _can_be_sent(feature, word)), None)
+
+
+def _can_be_sent(feature: CodesFeature, word: str) -> bool:
+    try:
+        feature.encode([word])
+    except UnfitValueError:
+        return False
+    return True
 
 
 def _mean_array(array: RowArray, columns: slice, shape: tuple[int, ...]) -> Any:

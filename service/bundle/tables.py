@@ -29,7 +29,7 @@ def read_table(path: Path | str) -> pl.DataFrame:
         if path.name.endswith((".csv", ".csv.gz")):
             return pl.read_csv(path, infer_schema=False, glob=False)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
+        raise TableError(f"{path}: cannot be read as a table: {polars_reason(error)}") from None
     raise TableError(f"{path}: expected a file ending in {', '.join(TABLE_SUFFIXES)}")
 
 
@@ -46,7 +46,7 @@ def read_batches(path: Path, num_rows: int) -> Iterator[pl.DataFrame]:
         )
         yield from scan.collect_batches(chunk_size=num_rows, maintain_order=True)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise TableError(f"{path}: cannot be read as a table: {_reason(error)}") from None
+        raise TableError(f"{path}: cannot be read as a table: {polars_reason(error)}") from None
 
 
 def count_rows(path: Path) -> int | None:
@@ -59,7 +59,7 @@ def count_rows(path: Path) -> int | None:
         return None
 
 
-def _reason(error: Exception) -> str:
+def polars_reason(error: Exception) -> str:
     """The start of an error of polars. What follows a backquote may be a cell's content, which no message may hold."""
     return (str(error).partition("`")[0].strip() or type(error).__name__).splitlines()[0]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.bundle.features import TextFeature
+from service.bundle.features import CodesFeature, TextFeature
 from service.bundle.output import Output
 from service.bundle.schema import FeatureSchema, Modality
 from tests.training import small_model
@@ -47,6 +47,21 @@ def test_the_typical_record_is_nobodys(tmp_path: Path) -> None:
     encoded = dataset.schema.encode(record)
     assert encoded.missing == ()
     assert encoded.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "code"),
+    [(("chapter:circulatory", "charlson:heart_failure", "icd10:I10", "icd10:I50"), ["icd10:I50"]), (("chapter:eye",), None)],
+)
+def test_a_group_that_is_no_code_is_no_example(vocabulary: tuple[str, ...], code: list[str] | None) -> None:
+    """Of grouped codes the commonest category is the example: a chapter, though commoner, could not be sent to the service."""
+    feature = CodesFeature(name="codes", vocabulary=vocabulary, grouping="icd")
+    schema = FeatureSchema(modalities=(Modality(name="history", features=(feature,)),))
+    rows = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 0, 1, 0]], np.float32)[:, : len(vocabulary)]
+    record = typical_record({"history": rows}, schema)
+    assert record == {"history": {} if code is None else {"codes": code}}
+    if code is not None:
+        assert schema.encode(record).warnings == ()
 
 
 def test_what_was_never_seen_is_left_out() -> None:

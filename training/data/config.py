@@ -1,8 +1,10 @@
 """The [data] section of a recipe."""
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
@@ -47,8 +49,19 @@ class TextConfig(Config):
     max_features: int = Field(default=2000, ge=1)
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name may stand for several columns, as in a shell: `lab_*`."""
+    return re.search(r"[*?\[]", name) is not None
+
+
+def _not_among(columns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The columns that are none of these names and match no pattern among them."""
+    names = set(names)
+    return sorted(c for c in columns if c not in names and not any(fnmatchcase(c, n) for n in names if is_pattern(n)))
+
+
 class ModalityConfig(Config):
-    """Which columns make one modality."""
+    """Which columns make one modality. Numeric and categorical ones may be named by a shell pattern, such as `lab_*`."""
 
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -58,7 +71,8 @@ class ModalityConfig(Config):
     units: dict[str, str] = {}  # numeric column -> unit, as UCUM spells it
     loinc: dict[str, Loinc] = {}  # column -> what a hospital system calls it, one code or several
     summaries: dict[str, Summary] = {}  # numeric column -> what of several measurements it is; last where nothing is said
-    lookback_hours: PositiveFloat | None = None  # numeric columns summarise measurements of these hours before the prediction
+    # Numeric columns summarise measurements of these hours before the prediction; one number for all, or one per column.
+    lookback_hours: PositiveFloat | dict[str, PositiveFloat] | None = None
 
     @model_validator(mode="after")
     def _has_features(self) -> "ModalityConfig":
@@ -67,12 +81,17 @@ class ModalityConfig(Config):
         names = [*self.columns, *([self.array.stem] if self.array else ())]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"names {', '.join(twice)} twice; a feature belongs to a modality once")
-        for given, what in ((self.units, "units"), (self.summaries, "summaries")):
-            if unknown := set(given) - set(self.numeric):
-                raise ValueError(f"{what} are given for {sorted(unknown)}, which are not numeric features of the modality")
-        if unknown := set(self.loinc) - set(self.columns):
-            raise ValueError(f"loinc is given for {sorted(unknown)}, which are not features of the modality")
+        lookbacks = self.lookback_hours if isinstance(self.lookback_hours, dict) else {}
+        for given, what in ((self.units, "units"), (self.summaries, "summaries"), (lookbacks, "lookback_hours")):
+            if unknown := _not_among(given, self.numeric):
+                raise ValueError(f"{what} are given for {unknown}, which are not numeric features of the modality")
+        if unknown := _not_among(self.loinc, self.columns):
+            raise ValueError(f"loinc is given for {unknown}, which are not features of the modality")
         return self
+
+    def lookback(self, column: str) -> float | None:
+        """How many hours before the prediction a numeric column summarises; None: all."""
+        return self.lookback_hours.get(column) if isinstance(self.lookback_hours, dict) else self.lookback_hours
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -122,11 +141,16 @@ class SplitConfig(Config):
 
 
 class DataConfig(Config):
-    """Where the rows come from, what is predicted, and what may be used."""
+    """Where the rows come from, what is predicted, and what may be used.
+
+    A pattern among a modality's columns stands for those of the table that it matches; never for the label, the group, the
+    split, or what is excluded.
+    """
 
     name: str | None = None  # a named data set with its own loader, label rules and leak list
     path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe
     root: Path | None = None  # a named data set's own folder, relative to the recipe
+    options: dict[str, Any] = {}  # a named data set's own, which its module checks
     label: str | tuple[str, ...]  # a column, or a rule of the named data set; multilabel: one 0/1 column per label
     task: TaskKind = "binary"
     labels: tuple[str, ...] = ()  # class names in the order of the label's sorted values; the event last for binary

@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 
 def read_columns(source: Source, config: DataConfig, folder: Path) -> Columns:
     """The values of every feature, row by row, None where missing. Raises `DataError`."""
-    return {name: _modality_columns(source, modality, config, folder) for name, modality in config.modalities.items()}
+    return {name: _modality_columns(source, modality, config, folder) for name, modality in source.modalities.items()}
 
 
 def _modality_columns(source: Source, config: ModalityConfig, data: DataConfig, folder: Path) -> dict[str, Column]:
@@ -90,7 +90,7 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, C
             loinc=config.loinc.get(column, ()),
             unit=config.units.get(column),
             summary=config.summaries.get(column, "last"),
-            lookback_hours=config.lookback_hours,
+            lookback_hours=config.lookback(column),
             minimum=min(values),
             maximum=max(values),
         )

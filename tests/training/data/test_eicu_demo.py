@@ -1,10 +1,14 @@
 """The eICU demo: its label rule, its leaks and, where the table is there, its counts."""
 
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from export.__main__ import main as export
+from service.bundle.__main__ import main as bundle_command
+from training.__main__ import main as train
 from training.data.dataset import load_dataset
 from training.data.eicu_demo import LEAKS, death_after_first_day
 from training.data.source import load_source
@@ -38,3 +42,24 @@ def test_the_recipe_reads_the_table(shared_data: Path) -> None:
     assert (len(dataset.target), int(dataset.target.sum())) == (1895, 135)
     assert dataset.schema.names == ("labs", "physiology", "diagnosis", "charted")
     assert dataset.notes == ("254 of 2149 rows dropped by the label rule death_after_first_day",)
+
+
+@pytest.mark.slow
+def test_from_the_table_to_predictions(shared_data: Path, tmp_path: Path) -> None:
+    """Labs, physiology, codes as text and charted text: fit, export, and a risk for every row through the bundle."""
+    table = shared_data / "data" / "eicu_demo_mortality" / "eicu_demo_mortality.parquet"
+    run, bundle, out = tmp_path / "run", tmp_path / "bundle", tmp_path / "scored.jsonl"
+    short = ("train.epochs=1", "train.num_bootstraps=5", "objective.decomposition.min_steps=0", "model.hidden_dim=8")
+    words = ("data.modalities.charted.text.max_features=50", "data.modalities.diagnosis.text.max_features=50")
+    overrides = [part for value in (f"data.path={table}", *short, *words) for part in ("--set", value)]
+    assert train(["fit", str(RECIPE), "--out", str(run), *overrides]) == 0
+    assert export([str(run), "--out", str(bundle)]) == 0
+    pl.read_parquet(table).head(300).write_parquet(tmp_path / "rows.parquet")
+    assert bundle_command(["predict", str(bundle), str(tmp_path / "rows.parquet"), "--out", str(out), "--provider", "cpu"]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(answers) == 300
+    assert {answer["status"] for answer in answers} == {"ok"}
+    assert [expert["name"] for expert in answers[0]["explanation"]["experts"]] == [
+        *("unique:labs", "unique:physiology", "unique:diagnosis", "unique:charted"),
+        *("synergy", "redundancy"),
+    ]
