@@ -5,7 +5,7 @@ import { byId, el, show } from "./dom.js";
 import { RecordForm } from "./form.js";
 import { changes, examples, readText, withValue } from "./record.js";
 import { resultNodes, spoken } from "./result.js";
-import { ServiceError, get, predict } from "./service.js";
+import { ServiceError, get, predict, useKey } from "./service.js";
 import { statement } from "./words.js";
 
 const WAIT_MS = 300; // after the last change of a value
@@ -168,6 +168,7 @@ class Page {
     const places = known.detail.map(({ loc, msg }) => ({ path: pathOf(loc), msg }));
     this.form.mark(places);
     show(byId("problem"), problemNodes(known, places, (path) => this.form.at(path)));
+    if (needsKey(known)) askForKey(() => this.now());
   }
 }
 
@@ -204,6 +205,22 @@ function listen(id, submitted) {
   });
 }
 
+const needsKey = ({ code }) => code === "UNAUTHORIZED" || code === "FORBIDDEN";
+
+/** Shows the field for a key, and goes on with the one that is entered. */
+function askForKey(goOn) {
+  const form = byId("keyholder");
+  form.hidden = false;
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    useKey(byId("key").value.trim());
+    byId("key").value = "";
+    form.hidden = true;
+    goOn();
+  };
+  byId("key").focus();
+}
+
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** Starts the page once a model is ready, and says meanwhile why none is. */
@@ -216,6 +233,11 @@ async function open() {
   } catch (error) {
     if (!(error instanceof ServiceError)) throw error;
     show(byId("problem"), problemNodes(error, [], () => undefined));
+    if (needsKey(error)) {
+      byId("about").textContent = "This service answers only those who have a key.";
+      askForKey(open);
+      return;
+    }
     byId("about").textContent = "There is no model to ask yet.";
     setTimeout(open, 1000 * (error.retryAfter ?? RETRY_S));
   }

@@ -8,6 +8,13 @@ export class ServiceError extends Error {
   }
 }
 
+let key = null; // of this page alone: neither stored nor part of any address
+
+/** The API key to send from now on, where the service has keys. */
+export function useKey(text) {
+  key = text;
+}
+
 const OPTIONS = { cache: "no-store", referrerPolicy: "no-referrer", redirect: "error" };
 
 /** What a GET answers. */
@@ -26,7 +33,8 @@ export async function predict(record, explain, signal) {
 async function ask(path, options) {
   let response;
   try {
-    response = await fetch(path, { ...OPTIONS, ...options });
+    const headers = { ...options.headers, ...(key === null ? {} : { "X-API-Key": key }) };
+    response = await fetch(path, { ...OPTIONS, ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServiceError("The service cannot be reached.");

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -16,9 +17,9 @@ from tests.serving import START_TIMEOUT_S, free_port
 
 
 @contextmanager
-def serving_here(bundle: Path) -> Iterator[str]:
+def serving_here(bundle: Path, **settings: Any) -> Iterator[str]:
     """The address of a service of `bundle`, once its model is loaded or never will be."""
-    runtime = Runtime(Settings(bundle=bundle, num_threads=1))
+    runtime = Runtime(Settings(bundle=bundle, num_threads=1, **settings))
     app = RequestMiddleware(build_app(lambda: runtime), runtime_of=lambda: runtime)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.access.keys import new_key
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from tests.service.page.audit import CONTRAST, STRUCTURE, assert_accessible
 from tests.service.page.browser import Browser, Watched
@@ -428,3 +429,24 @@ def test_a_service_without_a_model_says_why(browser: Browser, tmp_path: Path) ->
         assert "Try again in 5 s." in watched.text("#problem")
         assert not watched.page.locator("#choose").is_visible()
         watched.complaints[:] = [text for text in watched.complaints if "503" not in text]
+
+
+def test_a_service_with_keys_asks_for_one(browser: Browser, tiny_path: Path, tmp_path: Path) -> None:
+    """A wrong key is told, a right one opens the page; it is in no address, no storage and no log of the page."""
+    token, lines = new_key("clinic", ["predict", "explain"])
+    (tmp_path / "keys.toml").write_text(lines)
+    with serving_here(tiny_path, api_keys=tmp_path / "keys.toml") as url, browser.page(f"{url}/") as watched:
+        key = watched.page.get_by_label("Key for this service")
+        key.wait_for()
+        assert "only those who have a key" in watched.text("#about")
+        assert not watched.page.locator("#record").is_visible()
+        for entered in ("i2moe_wrong", token):
+            key.fill(entered)
+            watched.page.keyboard.press("Enter")
+        wait_for_result(watched)
+        assert not key.is_visible()
+        assert "risk of death within one year" in watched.text("#result")
+        assert not [request.url for request in watched.requests if token in request.url]
+        watched.assert_silent("401")
+        watched.complaints.clear()
+        assert watched.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])") == '[{},{},""]'
