@@ -9,7 +9,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import keys
 from service.api.errors import ApiError, ForbiddenError, RateLimitedError, UnauthorizedError, error_response
-from service.api.metrics import CDS_ROUTES, EVALUATE_ROUTE, INFER_ROUTE, PREDICTIONS_ROUTE, PROTOCOL_ROUTE, route_label
+from service.api.metrics import (
+    CDS_ROUTES,
+    EVALUATE_ROUTE,
+    INFER_ROUTE,
+    PREDICTIONS_ROUTE,
+    PROTOCOL_ROUTE,
+    RELOAD_ROUTE,
+    route_label,
+)
 from service.api.middleware import request_info
 from service.api.runtime import Runtime
 
@@ -23,6 +31,7 @@ _SCOPES: dict[str, keys.Scope] = {
     "/explanations": "explain",
     "/metrics": "metrics",
     PREDICTIONS_ROUTE: "audit",
+    RELOAD_ROUTE: "admin",
     EVALUATE_ROUTE: "predict",
     **dict.fromkeys(CDS_ROUTES, "predict"),
 }

@@ -15,8 +15,9 @@ from starlette.routing import Route
 
 from service.api.access import AccessMiddleware
 from service.api.audit import audit_routes
-from service.api.errors import ApiError, error_response
+from service.api.errors import ApiError, ForbiddenError, ReloadFailedError, error_response
 from service.api.inference_protocol import protocol_routes
+from service.api.metrics import RELOAD_ROUTE
 from service.api.middleware import request_info
 from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
@@ -50,6 +51,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         Route("/model-card", show_model_card),
         Route("/explanations", show_explanations),
         Route("/metrics", show_metrics),
+        Route(RELOAD_ROUTE, reload, methods=["POST"]),
         Route("/docs.json", show_openapi),
         *page_routes(),
         *protocol_routes(API_VERSION),
@@ -94,6 +96,17 @@ def show_explanations(request: Request) -> Response:
 def show_metrics(request: Request) -> Response:
     """GET /metrics: the exposition text. A plain function, so Starlette runs it in a thread: it reads files."""
     return Response(runtime_of(request).metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def reload(request: Request) -> Response:
+    """POST /admin/reload: serve the bundle that is there now. Each serving process does this for itself."""
+    runtime = runtime_of(request)
+    if runtime.keys is None:
+        raise ForbiddenError("reloading needs a key of scope admin, and this service has no keys (I2MOE_API_KEYS)")
+    followed = await runtime.follow()
+    if followed.problem is not None:
+        raise ReloadFailedError(followed.problem)
+    return _json({"changed": followed.changed, "model": runtime.require_model().info})
 
 
 def show_openapi(request: Request) -> Response:

@@ -6,6 +6,7 @@
       ForbiddenError            403  somebody who may not do this
       NotFoundError             404  there is nothing at this path
       MethodNotAllowedError     405  not with this method
+      ReloadFailedError         409  the bundle that is there cannot be served; the old one is
       PreconditionError         412  data that the answer needs was not sent
       BodyTooLargeError         413  more than MAX_BODY_BYTES
       MediaTypeError            415  not JSON
@@ -89,6 +90,12 @@ class MethodNotAllowedError(ApiError):
     """The path exists, the method does not."""
 
     status, code = 405, "METHOD_NOT_ALLOWED"
+
+
+class ReloadFailedError(ApiError):
+    """The bundle that is there now cannot be served; the one before still is."""
+
+    status, code = 409, "RELOAD_FAILED"
 
 
 class PreconditionError(ApiError):

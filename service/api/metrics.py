@@ -23,10 +23,11 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _TENTHS = tuple(i / 10 for i in range(1, 11))
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
+RELOAD_ROUTE = "/admin/reload"
 EVALUATE_ROUTE = "/fhir/RiskAssessment/$evaluate"
 ROUTES = frozenset(
     {"/predict", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"}
-    | {EVALUATE_ROUTE}
+    | {EVALUATE_ROUTE, RELOAD_ROUTE}
 )
 STATIC_ROUTE = "/static"  # every file of the page
 PREDICTIONS_ROUTE = "/predictions"  # whatever the request
@@ -89,6 +90,7 @@ class Metrics:
         self.samples = counter("samples_total", "Samples by outcome: ok, invalid, error", ["outcome"])
         self.rejected = counter("rejected_total", "Requests not answered, by error code", ["reason"])
         self.missing_modality = counter("missing_modality_total", "Scored samples without a modality", ["modality"])
+        self.reloads = counter("reloads_total", "Changes of the served bundle: done, failed", ["outcome"])
         self.audit = counter("audit_total", "Predictions to be kept, by what became of them: kept, lost", ["outcome"])
         self.flagged = counter("flagged_total", "Scored samples by flag: abstain, experts_disagree", ["flag"])
         self.cards = counter("cds_cards_total", "Answers to CDS Hooks by the card's indicator, none: no card", ["indicator"])
@@ -112,6 +114,8 @@ class Metrics:
         )
         for outcome in ("ok", "invalid", "error"):
             self.samples.labels(outcome)
+        for outcome in ("done", "failed"):
+            self.reloads.labels(outcome)
         for outcome in ("kept", "lost"):
             self.audit.labels(outcome)
         for flag in FLAGS:

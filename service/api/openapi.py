@@ -19,6 +19,7 @@ from service.api.errors import (
     NotReadyError,
     OverloadedError,
     RateLimitedError,
+    ReloadFailedError,
     UnauthorizedError,
 )
 from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
@@ -130,6 +131,14 @@ def _paths(manifest: Manifest | None) -> Document:
             )
         },
         "/explanations": {"get": get_operation("How the experts behave", json_content(ref("ExplanationsResponse")), *_GUARDED)},
+        "/admin/reload": {
+            "post": get_operation(
+                "Serve the bundle that is there now, if it is another; of the process that answers",
+                json_content({"type": "object", "properties": {"changed": {"type": "boolean"}, "model": ref("ModelInfo")}}),
+                ReloadFailedError,
+                *_GUARDED,
+            )
+        },
         "/predictions/{request_id}": {
             "parameters": [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}],
             "get": get_operation(

@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from service.access.keys import Keys, KeysError, NoKeys
 from service.api.audit import Audit, open_audit
@@ -22,6 +23,7 @@ from service.api.settings import Settings, read_clinical_settings, read_settings
 from service.audit.entries import AuditError
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
+from service.bundle.choose import Found, find_bundle
 from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
 from service.bundle.manifest import Manifest
 from service.bundle.predictor import CPU, Predictor, num_cuda_devices
@@ -60,6 +62,13 @@ class Model:
         }
 
 
+class Followed(NamedTuple):
+    """What became of looking at the bundle."""
+
+    changed: bool
+    problem: str | None  # why the bundle that is there is not served
+
+
 class Runtime:
     """One serving process. `open` loads the model, `close` answers what was accepted."""
 
@@ -71,6 +80,12 @@ class Runtime:
         self.reason: str | None = LOADING
         self._problem = problem
         self._model: Model | None = None
+        self._retiring: list[tuple[Model, asyncio.Task[None]]] = []
+        self._served: Found | None = None
+        self._refused: Found | None = None
+        self._refusal: str | None = None
+        self._following = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
         self.audit: Audit | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
 
@@ -111,37 +126,99 @@ class Runtime:
     async def open(self) -> None:
         """Load, replay, warm up, then be ready; or stay unready for a reason. Raises nothing."""
         self.metrics.ready.set(0)
-        started = time.perf_counter()
+        self.metrics.queue_limit.set(self.settings.queue_max)
+        self.metrics.gpus.set(num_cuda_devices())
         try:
             if self._problem:
                 raise BundleError(self._problem)
-            bundle, predictor = await asyncio.to_thread(load_model, self.settings)
             store = await asyncio.to_thread(open_audit, self.settings)
-            self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
-        except (BundleError, InferenceError, InvalidRecordError, AuditError, ModuleNotFoundError) as error:
+        except (BundleError, AuditError, ModuleNotFoundError) as error:
             self._stay_unready(str(error))
-        except Exception as error:
-            logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
-            self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
-        else:
-            self.audit = None if store is None else Audit(store, self.settings, self.metrics)
-            reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
-            model = Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
-            self._become_ready(model, time.perf_counter() - started)
+            return
+        self.audit = None if store is None else Audit(store, self.settings, self.metrics)
+        await self.follow()
+        if self.settings.watch_s:
+            self._watching = asyncio.create_task(self._watch())
+
+    async def follow(self) -> Followed:
+        """Serve the bundle that is there now, if it is another one than the one served; the old one answers what it has begun.
+
+        Where the new one cannot be served, the old one still is, and the new one is not tried again before it changes.
+        """
+        async with self._following:
+            try:
+                found = await asyncio.to_thread(find_bundle, self._bundle_path(), self.settings.bundle_version)
+            except BundleError as error:
+                return self._refuse(None, str(error))
+            if found in (self._served, self._refused):
+                return Followed(changed=False, problem=self._refusal if found == self._refused else None)
+            started = time.perf_counter()
+            try:
+                model = await self._load(found.path)
+            except (BundleError, InferenceError, InvalidRecordError) as error:
+                return self._refuse(found, str(error))
+            except Exception as error:
+                logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
+                return self._refuse(found, f"the model could not be loaded ({type(error).__name__})")
+            self._served, self._refused, self._refusal = found, None, None
+            self._take_over(model, time.perf_counter() - started)
+            return Followed(changed=True, problem=None)
+
+    def _bundle_path(self) -> Path:
+        if self.settings.bundle is None:
+            raise BundleError("I2MOE_BUNDLE is not set; it must name the folder of the bundle to serve")
+        return self.settings.bundle
+
+    async def _load(self, path: Path) -> Model:
+        bundle, predictor = await asyncio.to_thread(load_model, path, self.settings)
+        self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
+        reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
+        return Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
+
+    def _refuse(self, found: Found | None, reason: str) -> Followed:
+        """Once for each bundle: what is looked at every second must not fill the log."""
+        reason = " ".join(reason.split())
+        if (found, reason) != (self._refused, self._refusal):
+            self.metrics.reloads.labels("failed").inc()
+            if self._model is None:
+                self._stay_unready(reason)
+            else:
+                logger.error("the bundle that is there now is not served: %s", reason)
+        self._refused, self._refusal = found, reason
+        return Followed(changed=False, problem=reason)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.watch_s)
+            await self.follow()
 
     def _stay_unready(self, reason: str) -> None:
-        self.reason = " ".join(reason.split())
+        self.reason = reason
         logger.error("not ready: %s", self.reason)
 
-    def _become_ready(self, model: Model, load_s: float) -> None:
-        self._model, self.reason = model, None
+    def _take_over(self, model: Model, load_s: float) -> None:
+        """Every request that begins from now on is this model's."""
+        before, self._model = self._model, model
+        if self.reason != CLOSING:
+            self.reason = None
+            self.metrics.ready.set(1)
         self.metrics.model_info.labels(**model.info).set(1)
-        self.metrics.queue_limit.set(self.settings.queue_max)
-        self.metrics.gpus.set(num_cuda_devices())
-        self.metrics.ready.set(1)
         info = " ".join(f"{name}={value}" for name, value in model.info.items())
+        if before is not None:
+            self.metrics.reloads.labels("done").inc()
+            self._retiring.append((before, asyncio.create_task(self._retire(before))))
+            logger.info("took over after %.2f s: %s", load_s, info)
+            return
         settings = " ".join(f"{name}={value}" for name, value in self.settings.model_dump().items())
         logger.info("ready after %.2f s: %s; settings %s", load_s, info, settings)
+
+    async def _retire(self, model: Model) -> None:
+        """No request of an old model lives longer than its deadline."""
+        await asyncio.sleep(self.settings.timeout_s + 1)
+        await _close(model)
+        self._retiring = [(old, task) for old, task in self._retiring if old is not model]
+        if self._model is None or self._model.info != model.info:
+            self.metrics.model_info.labels(**model.info).set(0)
 
     def _batcher(self, predictor: Predictor) -> Batcher[Answers]:
         """A batcher that scores and explains: both cost the least for many records at once."""
@@ -184,21 +261,28 @@ class Runtime:
         """Take nothing new, answer everything that was accepted."""
         self.reason = CLOSING
         self.metrics.ready.set(0)
-        if self._model is not None:
-            await self._model.batcher.close()
-            if self._model.attributions is not None:
-                await self._model.attributions.close()
+        for task in (self._watching, *(task for _, task in self._retiring)):
+            if task is not None:
+                task.cancel()
+        for model in (self._model, *(model for model, _ in self._retiring)):
+            if model is not None:
+                await _close(model)
         if self.audit is not None:
             await self.audit.close()
         forget_this_process()
         logger.info("closed")
 
 
-def load_model(settings: Settings) -> tuple[Bundle, Predictor]:
+async def _close(model: Model) -> None:
+    """Answer what a model has accepted."""
+    await model.batcher.close()
+    if model.attributions is not None:
+        await model.attributions.close()
+
+
+def load_model(path: Path, settings: Settings) -> tuple[Bundle, Predictor]:
     """Open the bundle, load its graph, see that the example gets its answer, and warm up. Raises the bundle's errors."""
-    if settings.bundle is None:
-        raise BundleError("I2MOE_BUNDLE is not set; it must name the folder of the bundle to serve")
-    bundle = open_bundle(settings.bundle)
+    bundle = open_bundle(path)
     predictor = Predictor(bundle, provider=settings.provider, num_threads=settings.num_threads)
     if settings.require_gpu and predictor.provider == CPU:
         raise InferenceError("I2MOE_REQUIRE_GPU is set, but the graph runs on the CPU")

@@ -25,7 +25,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
-    bundle: Path | None = Field(default=None, description="Folder of the bundle to serve. Required.")
+    bundle: Path | None = Field(
+        default=None, description="Folder of the bundle to serve, or a folder of bundles, of which the last created is. Required."
+    )
+    bundle_version: str | None = Field(default=None, description="Of a folder of bundles: serve this version and no other.")
+    watch_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="How often I2MOE_BUNDLE is looked at; another bundle there takes over without a failed request. 0: never.",
+    )
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="Where the graph runs; `auto` takes the GPU when there is one that works, else the CPU."
     )

@@ -229,7 +229,7 @@ def test_an_unexpected_failure_while_loading_is_told_by_its_type(tiny_path: Path
     """Even a bug in loading leaves a process that lives and says that it is not ready."""
     import service.api.runtime as module
 
-    def explode(settings: Settings) -> None:
+    def explode(*_: object) -> None:
         raise ZeroDivisionError(SENTINEL)
 
     monkeypatch.setattr(module, "load_model", explode)

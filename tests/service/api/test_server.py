@@ -162,7 +162,7 @@ def test_no_patient_value_reaches_log_metrics_or_error(server: Server) -> None:
 @pytest.mark.parametrize(
     ("bundle", "environment", "reason"),
     [
-        ("nowhere", {}, "expected a bundle folder, found nothing"),
+        ("nowhere", {}, "expected a bundle, or a folder of bundles, found nothing"),
         ("nowhere", {"I2MOE_MAX_BATCH_SIZE": "many"}, "I2MOE_MAX_BATCH_SIZE: "),
     ],
 )

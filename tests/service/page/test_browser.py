@@ -425,7 +425,7 @@ def test_the_policy_stops_what_would_get_in(page: Watched) -> None:
 def test_a_service_without_a_model_says_why(browser: Browser, tmp_path: Path) -> None:
     """The reason and when it is asked again; nothing to fill in before there is a model."""
     with serving_here(tmp_path / "nowhere") as url, browser.page(f"{url}/") as watched:
-        watched.page.get_by_role("alert").get_by_text("expected a bundle folder, found nothing").wait_for()
+        watched.page.get_by_role("alert").get_by_text("expected a bundle, or a folder of bundles, found nothing").wait_for()
         assert "Try again in 5 s." in watched.text("#problem")
         assert not watched.page.locator("#choose").is_visible()
         watched.complaints[:] = [text for text in watched.complaints if "503" not in text]
