@@ -38,7 +38,7 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics = runtime.settings, runtime.metrics
     body = await read_body(request, settings.max_body_bytes)
     with timed(metrics.preprocess):
-        parsed = await aside(partial(model.reader.read, body), large=len(body) > _LARGE_BODY_BYTES)
+        parsed = await _read(body, model)
     if num_invalid := len(parsed.instances) - len(parsed.encoded):
         metrics.samples.labels("invalid").inc(num_invalid)
     if not parsed.encoded:
@@ -56,6 +56,13 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     timing_ms = _timing(scored, attributed, info.elapsed_s)
     response = {"model": model.info, "request_id": info.id, "predictions": predictions, "timing_ms": timing_ms}
     return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
+
+
+async def _read(body: bytes, model: Model) -> ParsedRequest:
+    read = partial(model.reader.read, body)
+    if model.slow_reading is not None:
+        return await model.slow_reading.read(read)
+    return await aside(read, large=len(body) > _LARGE_BODY_BYTES)
 
 
 def _check_features(parsed: ParsedRequest, model: Model) -> None:

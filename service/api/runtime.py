@@ -14,6 +14,7 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
+from service.api.reading import SlowReading
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_settings, unknown_variables
 from service.bundle.answers import Answers
@@ -38,6 +39,7 @@ class Model:
     reader: RequestReader
     batcher: Batcher[Answers]
     attributions: Batcher[Attribution] | None  # where the bundle can attribute contributions to features
+    slow_reading: SlowReading | None = None  # where texts are embedded
 
     @property
     def manifest(self) -> Manifest:
@@ -106,7 +108,8 @@ class Runtime:
             self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
         else:
             reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
-            model = Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
+            batchers = self._batcher(predictor), self._attributions(predictor)
+            model = Model(bundle, predictor, reader, *batchers, self._slow_reading(bundle.manifest))
             self._become_ready(model, time.perf_counter() - started)
 
     def _stay_unready(self, reason: str) -> None:
@@ -158,11 +161,18 @@ class Runtime:
             on_batch=lambda batch: histogram.observe(batch.inference_s),
         )
 
+    def _slow_reading(self, manifest: Manifest) -> SlowReading | None:
+        if not manifest.features.embedded:
+            return None
+        return SlowReading(num_threads=self.settings.num_threads, queue_max=self.settings.queue_max)
+
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted."""
         self.reason = CLOSING
         self.metrics.ready.set(0)
         if self._model is not None:
+            if self._model.slow_reading is not None:
+                self._model.slow_reading.close()
             await self._model.batcher.close()
             if self._model.attributions is not None:
                 await self._model.attributions.close()
