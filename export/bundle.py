@@ -17,6 +17,7 @@ from export.graph import build_graph, graph_info, save_graph
 from export.quantise import calibration_rows, quantise
 from export.verify import ATOL, PRECISION_ATOL, verify, verify_precision
 from service.bundle.card import ModelCard
+from service.bundle.embedding import copy_encoders
 from service.bundle.errors import InferenceError
 from service.bundle.manifest import (
     FORMAT_VERSION,
@@ -129,6 +130,7 @@ def export_bundle(
     rows = None if calibration is None else calibration_rows(calibration, material.schema)
 
     def fill(folder: Path) -> None:
+        copy_encoders(material.schema, folder)
         half = precision == "fp16"
         graph = build_graph(material.model, material.schema, target=target, half=half)
         info = graph_info(graph, target=target, precision="fp16" if half else "fp32")

@@ -1,6 +1,7 @@
 """A run's files: written atomically, loaded without pickle, and sufficient to rebuild the model.
 
 checkpoint.pt holds weights, recipe, feature schema, task and versions: everything export needs.
+A model that embeds texts has graph and tokenizer of its encoder beside it, which checkpoint.pt names by their sha256.
 training_state.pt holds what `--resume` needs, one file for each stage of a training that has several; they are removed when
 the run is complete.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from service.bundle.embedding import find_encoders
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema
 from training.config import sentence
@@ -97,7 +99,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
     document = load_document(path)
     try:
         recipe = Recipe.model_validate(document["recipe"])
-        schema = FeatureSchema.model_validate(document["schema"])
+        schema = find_encoders(FeatureSchema.model_validate(document["schema"]), run)
         task = TaskInfo.model_validate(document["task"])
         model = build_model(recipe.model, schema, task)
         model.load_state_dict(document["weights"])

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from service.bundle.embedding import texts_of_records
 from service.bundle.explanation import explain_dataset
 from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricValue
 from service.bundle.output import Output
@@ -16,6 +17,7 @@ from service.bundle.tables import TableError, absent_columns, table_records
 from service.bundle.validity import ExplanationValidity
 from training.checkpoint import METRICS_FILE, Checkpoint
 from training.data.config import SplitConfig
+from training.data.embedded_text import embed_texts
 from training.data.encode import encode_records
 from training.data.labels import read_target
 from training.data.rows import RowArray
@@ -85,7 +87,8 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
         records = list(table_records(source.frame, checkpoint.schema))
     except TableError as error:
         raise DataError(f"{path}: {error}") from error
-    return evaluate_rows(checkpoint, encode_records(checkpoint.schema, records), target.values, path.name)
+    schema = embed_texts(checkpoint.schema, texts_of_records(checkpoint.schema, records))
+    return evaluate_rows(checkpoint, encode_records(schema, records), target.values, path.name)
 
 
 def write_metrics(document: Mapping[str, Any], path: Path) -> None:

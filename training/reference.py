@@ -17,15 +17,18 @@ from service.bundle.schema import (
     ArrayFeature,
     CategoricalFeature,
     CodesFeature,
+    EmbeddedTextFeature,
     Feature,
     FeatureSchema,
     NumericFeature,
+    TextFeature,
 )
 from training.data.encode import values_in_memory
 from training.data.rows import RowArray, parts
 
 NUM_BINS = 20
 _EXAMPLE_WORDS = 5
+_EXAMPLE_TEXT = "The patient is stable and comfortable."  # nobody's: an embedding's mean is no text
 
 
 def _histogram(values: NDArray[np.floating]) -> dict[str, list[float]]:
@@ -79,6 +82,10 @@ def _typical(feature: Feature, array: RowArray, columns: slice) -> Any:
         return feature.vocabulary[int(Counter(known_NK[:, 0].tolist()).most_common(1)[0][0])]
     if isinstance(feature, CodesFeature):
         return _commonest_code(feature, known_NK.mean(axis=0))
+    return _EXAMPLE_TEXT if isinstance(feature, EmbeddedTextFeature) else _common_words(feature, known_NK)
+
+
+def _common_words(feature: TextFeature, known_NK: NDArray[np.float32]) -> str:
     return " ".join(feature.vocabulary[i] for i in known_NK.mean(axis=0).argsort()[-_EXAMPLE_WORDS:][::-1])
 
 

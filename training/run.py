@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.bundle.embedding import copy_encoders, encoder_files
+from service.bundle.schema import FeatureSchema
 from training import distributed
 from training.batches import training_rows
 from training.checkpoint import (
@@ -92,15 +94,18 @@ def _provenance(recipe: Recipe, dataset: Dataset, trainer: Trainer[I2MoE], train
     }
 
 
-def _prepare_folder(recipe: Recipe, out: Path, *, resume: bool) -> None:
+def _prepare_folder(recipe: Recipe, schema: FeatureSchema, out: Path, *, resume: bool) -> None:
     """Make RUN, or check that it is the same run. Raises `RunError`."""
     recipe_path = out / RECIPE_FILE
     if resume:
         if recipe_path.exists() and read_recipe(out) != recipe:
             raise RunError(f"{out}: was started with another recipe; use another folder or the same recipe and --set values")
+        if recipe_path.exists() and (changed := [name for name in encoder_files(schema) if not (out / name).exists()]):
+            raise RunError(f"{out}: was started with another text encoder: expected {changed[0]} there, found none")
     elif out.exists() and any(out.iterdir()):
         raise RunError(f"{out}: is not empty; add --resume to continue that run, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
+    copy_encoders(schema, out)
     recipe_path.write_text(recipe.model_dump_json(indent=1))
 
 
@@ -114,9 +119,9 @@ def _tell(trainer: Trainer[Any], recipe: Recipe) -> None:
 def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dict[str, Evaluation]:
     """Train `recipe` (whose relative paths start at `folder`) into the run folder `out`.
 
-    Leaves checkpoint.pt, metrics.json, report.html and recipe.json there, and answers the evaluations of validation and test;
-    of several processes the first alone does, the others answer nothing. Raises `TrainingError`; on Ctrl-C the last whole epoch
-    stays and `resume` continues from it.
+    Leaves checkpoint.pt, metrics.json, report.html, recipe.json and the files of text encoders there, and answers the
+    evaluations of validation and test; of several processes the first alone does, the others answer nothing. Raises
+    `TrainingError`; on Ctrl-C the last whole epoch stays and `resume` continues from it.
     """
     started = time.monotonic()
     with distributed.process_group(recipe.train.device):
@@ -126,7 +131,7 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
             raise RunError(f"{out}: this run is complete; nothing to resume")
         trainer = make_trainer(recipe, dataset, out)
         # After all that can be wrong with a recipe, which leaves no folder then.
-        distributed.first_says(lambda: _prepare_folder(recipe, out, resume=resume))
+        distributed.first_says(lambda: _prepare_folder(recipe, dataset.schema, out, resume=resume))
         if resume:
             trainer.resume()
         trained = train_stages(trainer, recipe, dataset, out, partial(_tell, recipe=recipe))

@@ -29,6 +29,7 @@ from service.bundle.schema import (
     ArrayFeature,
     CategoricalFeature,
     CodesFeature,
+    EmbeddedTextFeature,
     Feature,
     FeatureSchema,
     Modality,
@@ -58,6 +59,7 @@ _EXPLAINED_KINDS = {
     "categorical": "a category",
     "codes": "a list of codes",
     "text": "text",
+    "embedded_text": "text, of which the beginning is read; a warning says so where it is longer",
     "array": "an array of numbers",
 }
 
@@ -269,7 +271,7 @@ def feature_schema(feature: Feature) -> Document:
                 text += ", each with its edition: icd10:I50.9 or icd9:428.0"
             listed = {"type": ["array", "string", "null"], "items": {"type": "string"}}
             return {**shared, **listed, "description": text, "x-vocabulary": list(feature.vocabulary)}
-        case TextFeature():
+        case TextFeature() | EmbeddedTextFeature():
             return {**shared, "type": ["string", "null"]}
         case ArrayFeature():
             text = f"an array of numbers of shape {list(feature.shape)}, nested or flat"

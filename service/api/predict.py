@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.api.middleware import request_info
 from service.api.negotiation import FHIR_JSON, answers_fhir
 from service.api.predictions import LARGE_NUM_INSTANCES, Predicted, predict_instances
-from service.api.requests import check_media_type, read_body
+from service.api.requests import ParsedRequest, check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, timed, within_deadline
 from service.clinical.risk_assessment import answer_document
@@ -30,7 +30,7 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics = runtime.settings, runtime.metrics
     body = await read_body(request, settings.max_body_bytes)
     with timed(metrics.preprocess):
-        parsed = await aside(partial(model.reader.read, body), large=len(body) > _LARGE_BODY_BYTES)
+        parsed = await _read(body, model)
     predicted = await predict_instances(parsed, runtime, model, request_id=request_info(request).id)
     if answers_fhir(request):
         return await _as_fhir(predicted, model)
@@ -38,6 +38,13 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     timing_ms = predicted.timing_ms(info.elapsed_s)
     response = {"model": model.info, "request_id": info.id, "predictions": predicted.predictions, "timing_ms": timing_ms}
     return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
+
+
+async def _read(body: bytes, model: Model) -> ParsedRequest:
+    read = partial(model.reader.read, body)
+    if model.slow_reading is not None:
+        return await model.slow_reading.read(read)
+    return await aside(read, large=len(body) > _LARGE_BODY_BYTES)
 
 
 async def _as_fhir(predicted: Predicted, model: Model) -> Response:

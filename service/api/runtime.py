@@ -18,6 +18,7 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
+from service.api.reading import SlowReading
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
 from service.audit.entries import AuditError
@@ -45,6 +46,7 @@ class Model:
     reader: RequestReader
     batcher: Batcher[Answers]
     attributions: Batcher[Attribution] | None  # where the bundle can attribute contributions to features
+    slow_reading: SlowReading | None = None  # where texts are embedded
 
     @property
     def manifest(self) -> Manifest:
@@ -173,7 +175,8 @@ class Runtime:
         bundle, predictor = await asyncio.to_thread(load_model, path, self.settings)
         self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
         reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
-        return Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
+        batchers = self._batcher(predictor), self._attributions(predictor)
+        return Model(bundle, predictor, reader, *batchers, self._slow_reading(bundle.manifest))
 
     def _refuse(self, found: Found | None, reason: str) -> Followed:
         """Once for each bundle: what is looked at every second must not fill the log."""
@@ -257,6 +260,11 @@ class Runtime:
             on_batch=lambda batch: histogram.observe(batch.inference_s),
         )
 
+    def _slow_reading(self, manifest: Manifest) -> SlowReading | None:
+        if not manifest.features.embedded:
+            return None
+        return SlowReading(num_threads=self.settings.num_threads, queue_max=self.settings.queue_max)
+
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted."""
         self.reason = CLOSING
@@ -275,6 +283,8 @@ class Runtime:
 
 async def _close(model: Model) -> None:
     """Answer what a model has accepted."""
+    if model.slow_reading is not None:
+        model.slow_reading.close()
     await model.batcher.close()
     if model.attributions is not None:
         await model.attributions.close()

@@ -46,22 +46,25 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def batches_of(path: Path, schema: FeatureSchema, num_rows: int | None = None) -> Iterator[EncodedBatch]:
-    """The rows of a jsonl, csv, csv.gz or parquet file, `num_rows` at a time (else 128). Raises `TableError`."""
+def batches_of(path: Path, schema: FeatureSchema, num_rows: int | None = None, *, num_threads: int = 1) -> Iterator[EncodedBatch]:
+    """The rows of a jsonl, csv, csv.gz or parquet file, `num_rows` at a time (else 128). Raises `TableError`.
+
+    `num_threads` texts are embedded at a time.
+    """
     num_rows = num_rows or _BATCH_SIZE
     if path.name.endswith(JSONL_SUFFIXES):
         if not path.is_file():
             raise TableError(f"{path}: no such file")
         records = read_jsonl(path)
         while batch := list(islice(records, num_rows)):
-            yield encode_records(batch, schema)
+            yield encode_records(batch, schema, num_threads=num_threads)
         return
     if not path.name.endswith(TABLE_SUFFIXES):
         raise TableError(f"{path}: expected a file ending in {', '.join((*JSONL_SUFFIXES, *TABLE_SUFFIXES))}")
     for position, frame in enumerate(read_batches(path, num_rows)):
         if position == 0 and (absent := absent_columns(frame, schema)):
             print(f"{path}: no column for {', '.join(absent)}: treated as missing", file=sys.stderr)
-        yield encode_frame(frame, schema)
+        yield encode_frame(frame, schema, num_threads=num_threads)
 
 
 def describe(bundle: Bundle) -> str:
@@ -177,7 +180,7 @@ def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
     if args.features and bundle.attribution_path is None:
         raise BundleError(f"{bundle.path}: has no graph that attributes contributions to features")
     num_threads = args.threads or (usable_cpus() if predictor.provider == CPU else 1)
-    encoded = batches_of(source, bundle.manifest.features)
+    encoded = batches_of(source, bundle.manifest.features, num_threads=args.threads or usable_cpus())
     batches = score(predictor, encoded, num_threads=num_threads, with_features=args.features)
     counts = Counter[str]()
     leave_garbage()

@@ -6,7 +6,7 @@ For every record and expert of the batch, towards one label,
 
 where base is the contribution of a record of which nothing is known, and gap what the graph's sum over a path leaves
 untold (`completeness` in the manifest). A number or category is told as `labs.crea`, a code or word as
-`diagnosis.codes=I50`, an array as a whole. Knows nothing of graphs, requests or torch.
+`diagnosis.codes=I50`, an array and an embedded text as a whole. Knows nothing of graphs, requests or torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from service.bundle.embedding import Texts, embed_ahead, texts_of_records
 from service.bundle.errors import InvalidRecordError
 from service.bundle.features import (
     FLOAT32_MAX,
@@ -54,8 +55,9 @@ def id_text(value: object) -> str | None:
     return None if value is None else str(value).encode("utf-8", "replace").decode()  # JSON may hold half characters
 
 
-def encode_records(records: Sequence[Mapping[str, Any]], schema: FeatureSchema) -> EncodedBatch:
-    """Records one by one."""
+def encode_records(records: Sequence[Mapping[str, Any]], schema: FeatureSchema, *, num_threads: int = 1) -> EncodedBatch:
+    """Records one by one; `num_threads` texts are embedded at a time."""
+    schema = embed_ahead(schema, texts_of_records(schema, records), num_threads=num_threads)
     refusals: dict[int, InvalidRecordError] = {}
     good = []
     for row, record in enumerate(records):
@@ -68,8 +70,12 @@ def encode_records(records: Sequence[Mapping[str, Any]], schema: FeatureSchema) 
     return EncodedBatch([id_text(record.get("id")) for record in records], arrays, sent, refusals)
 
 
-def encode_frame(frame: pl.DataFrame, schema: FeatureSchema) -> EncodedBatch:
-    """The rows of a table; a feature without a column is missing. Raises `TableError` for a column that cannot be read."""
+def encode_frame(frame: pl.DataFrame, schema: FeatureSchema, *, num_threads: int = 1) -> EncodedBatch:
+    """The rows of a table; a feature without a column is missing. Raises `TableError` for a column that cannot be read.
+
+    `num_threads` texts are embedded at a time.
+    """
+    schema = embed_ahead(schema, _texts(frame, schema), num_threads=num_threads)
     given: Sequence[object] = frame.get_column("id").to_list() if "id" in frame.columns else [None] * frame.height
     columns = [_Columns.read(frame, modality) for modality in schema.modalities]
     bad = _bad_rows(columns, schema)
@@ -79,6 +85,11 @@ def encode_frame(frame: pl.DataFrame, schema: FeatureSchema) -> EncodedBatch:
     remarks = [part.remarks() for part in columns]
     sent = [_joined(remarks, row) for row in good.tolist()]
     return EncodedBatch([id_text(value) for value in given], arrays, sent, refusals)
+
+
+def _texts(frame: pl.DataFrame, schema: FeatureSchema) -> Texts:
+    named = (((name, feature.name), find_column(frame, name, feature)) for name, feature in schema.embedded)
+    return {place: frame.get_column(column).to_list() for place, column in named if column is not None}
 
 
 def _joined(remarks: Sequence["_Remarks"], row: int) -> Sent:

@@ -2,6 +2,7 @@
 
     ValueError
       BundleError           the folder is not a bundle this version can serve
+        TextEncoderError    the graph or tokenizer that embeds texts cannot be used
       InvalidRecordError    a record does not fit the feature schema; carries every problem found
     RuntimeError
       InferenceError        the graph could not be run, or answered with something that is not a number
@@ -40,6 +41,10 @@ def and_more(count: int) -> str:
 
 class BundleError(ValueError):
     """The folder cannot be served: missing, damaged, of another format version, or inconsistent."""
+
+
+class TextEncoderError(BundleError):
+    """A text encoder's files are missing, changed, or not what this version can run."""
 
 
 class InvalidRecordError(ValueError):

@@ -9,12 +9,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from types import NoneType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 
+from service.bundle.errors import InferenceError
 from service.bundle.icd import icd_groups
 from service.bundle.text import tfidf_vector
 
@@ -141,6 +142,8 @@ def _check_distinct(words: tuple[str, ...]) -> tuple[str, ...]:
 LoincCode = Annotated[str, Field(pattern=r"^[0-9]{1,8}-[0-9]$")]
 Summary = Literal["last", "first", "minimum", "maximum", "mean", "count"]
 Grouping = Literal["icd"]
+Pooling = Literal["mean", "cls", "graph"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Vocabulary = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_distinct)]
 
 
@@ -316,6 +319,70 @@ class TextFeature(VocabularyFeature):
         return columns, None if columns.any() else "holds no word seen in training"
 
 
+class TextReading(NamedTuple):
+    """What an encoder makes of one text."""
+
+    vector: FloatArray | None  # (dimension,); None where the text holds no token
+    num_read: int  # tokens that the vector is made of
+    num_tokens: int  # tokens of the whole text
+
+
+class Embedder(Protocol):
+    """Embeds texts: `service.bundle.embedding`, which alone knows how."""
+
+    def embed(self, text: str, feature: "EmbeddedTextFeature", /) -> TextReading:
+        """Read a text as the feature says. Raises `InferenceError`."""
+
+
+class EmbeddedTextFeature(BaseFeature):
+    """Free text as a sentence embedding: one column per dimension.
+
+    Names its encoder by the sha256 of graph and tokenizer. The schema holds no files: whoever opens one gives it the encoder
+    (`FeatureSchema.with_encoders`), without which it encodes nothing.
+    """
+
+    kind: Literal["embedded_text"] = "embedded_text"
+    graph_sha256: Sha256
+    tokenizer_sha256: Sha256
+    dimension: PositiveInt
+    pooling: Pooling = "mean"  # of token vectors: their mean, the first, or as the graph itself does
+    normalise: bool = True  # to a Euclidean norm of 1
+    max_tokens: PositiveInt  # that the graph reads at once, special ones included
+    max_chunks: PositiveInt  # of so many tokens; what is beyond them is not read
+    _encoder: Embedder | None = PrivateAttr(default=None)
+
+    @property
+    def width(self) -> int:
+        """One column per dimension."""
+        return self.dimension
+
+    @property
+    def encoder(self) -> Embedder:
+        """What embeds its texts."""
+        assert self._encoder is not None, f"{self.name}: the schema was never given its text encoders"
+        return self._encoder
+
+    def with_encoder(self, encoder: Embedder) -> "EmbeddedTextFeature":
+        """The same feature, able to encode."""
+        feature = self.model_copy()
+        feature._encoder = encoder
+        return feature
+
+    def encode(self, value: object) -> Encoded:
+        """The embedding of a string; warns when the text is longer than what is read of it."""
+        if not isinstance(value, str):
+            raise UnfitValueError("string_type", f"must be a string, found {kind_of(value)}")
+        try:
+            reading = self.encoder.embed(value, self)
+        except InferenceError as error:
+            raise UnfitValueError("text_encoder", f"cannot be embedded: {error}") from None
+        if reading.vector is None:
+            return np.full(self.width, np.nan, np.float32), "holds nothing that the text encoder knows and is treated as missing"
+        if reading.num_read < reading.num_tokens:
+            return reading.vector, f"is too long: its first {reading.num_read} of {reading.num_tokens} tokens were read"
+        return reading.vector, None
+
+
 class ArrayFeature(BaseFeature):
     """A numeric array of fixed shape (an image, a signal, an embedding), flattened row-major into columns."""
 
@@ -335,4 +402,7 @@ class ArrayFeature(BaseFeature):
         return array.reshape(-1).astype(np.float32), None
 
 
-Feature = Annotated[NumericFeature | CategoricalFeature | CodesFeature | TextFeature | ArrayFeature, Field(discriminator="kind")]
+Feature = Annotated[
+    NumericFeature | CategoricalFeature | CodesFeature | TextFeature | EmbeddedTextFeature | ArrayFeature,
+    Field(discriminator="kind"),
+]

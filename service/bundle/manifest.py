@@ -9,8 +9,8 @@ A service opens exactly the versions listed in `SUPPORTED_FORMAT_VERSIONS`.
 
 Version 2 tells how far explanations and predictions may be trusted, and may hold a second graph that attributes contributions
 to features. All of it may be absent, as in version 1.
-Version 3 tells what features are called elsewhere (LOINC), which of several measurements is meant, and may group codes;
-its model card may say more.
+Version 3 tells what features are called elsewhere (LOINC), which of several measurements is meant, may group codes, and may have
+texts embedded by an encoder whose two files are in the bundle; its model card may say more.
 """
 
 import math
@@ -332,7 +332,7 @@ class Manifest(Frozen):
 
     @model_validator(mode="after")
     def _example_fits(self) -> "Manifest":
-        self.features.encode(self.example.record)
+        self.features.check(self.example.record)
         num_labels, num_experts = len(self.task.labels), len(self.experts)
         expected = {
             "prediction": (num_labels,),

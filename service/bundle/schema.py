@@ -7,7 +7,7 @@ A record is a mapping of modality name to either named features (``{"labs": {"cr
 vector (``{"labs": [1.4, null, ...]}``, one entry per column, category features as their position in the vocabulary).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,11 +21,14 @@ from service.bundle.features import (
     ArrayFeature,
     CategoricalFeature,
     CodesFeature,
+    EmbeddedTextFeature,
+    Embedder,
     Feature,
     FloatArray,
     Frozen,
     NumericFeature,
     TextFeature,
+    TextReading,
     UnfitValueError,
     category_text,
     is_missing,
@@ -39,6 +42,7 @@ __all__ = [
     "ArrayFeature",
     "CategoricalFeature",
     "CodesFeature",
+    "EmbeddedTextFeature",
     "EncodedRecord",
     "Feature",
     "FeatureSchema",
@@ -205,6 +209,13 @@ class _Reader:
             self.missing.append(modality.name)
 
 
+class _Unread:
+    """Takes every text for one that can be read."""
+
+    def embed(self, _text: str, feature: EmbeddedTextFeature, /) -> TextReading:
+        return TextReading(np.zeros(feature.dimension, np.float32), 0, 0)
+
+
 def shown_key(key: object) -> str:
     """A caller's own key in one short line, whatever it holds."""
     return "".join(c if c.isprintable() else "?" for c in str(key)[:_MAX_KEY_LENGTH])
@@ -231,6 +242,26 @@ class FeatureSchema(Frozen):
     def names(self) -> tuple[str, ...]:
         """Modality names in order."""
         return tuple(modality.name for modality in self.modalities)
+
+    @cached_property
+    def embedded(self) -> tuple[tuple[str, EmbeddedTextFeature], ...]:
+        """The features that need a text encoder, each with its modality's name."""
+        return tuple((m.name, f) for m in self.modalities for f in m.features if isinstance(f, EmbeddedTextFeature))
+
+    def with_encoders(self, encoder_of: Callable[[str, EmbeddedTextFeature], Embedder]) -> "FeatureSchema":
+        """The same schema, whose embedded texts are read by `encoder_of(modality, feature)`."""
+        if not self.embedded:
+            return self
+
+        def given(modality: str, feature: Feature) -> Feature:
+            return feature.with_encoder(encoder_of(modality, feature)) if isinstance(feature, EmbeddedTextFeature) else feature
+
+        modalities = (Modality(name=m.name, features=tuple(given(m.name, f) for f in m.features)) for m in self.modalities)
+        return FeatureSchema(modalities=tuple(modalities), missing=self.missing)
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Raise what `encode` raises, texts unread: for a schema whose text encoders are not there yet."""
+        self.with_encoders(lambda _modality, _feature: _Unread()).encode(record)
 
     def encode(self, record: Mapping[str, Any]) -> EncodedRecord:
         """Turn one record into one float32 row per modality, NaN where a value is missing.

@@ -1,7 +1,8 @@
 """The bundle folder on disk: written so that it is either whole or not there, and checked before it is believed.
 
-Layout: ``model.onnx``, ``attribution.onnx`` where there is one, ``reference.json`` (distributions seen on held-out rows,
-for drift monitoring) and ``manifest.json``, which is written last and names the sha256 of every other file.
+Layout: ``model.onnx``, ``attribution.onnx`` where there is one, graph and tokenizer of every text encoder, ``reference.json``
+(distributions seen on held-out rows, for drift monitoring) and ``manifest.json``, which is written last and names the sha256 of
+every other file.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.bundle.embedding import encoder_files, find_encoders
 from service.bundle.errors import BundleError, and_more
 from service.bundle.manifest import SUPPORTED_FORMAT_VERSIONS, FileInfo, Manifest
 
@@ -64,7 +66,10 @@ def file_info(path: Path) -> FileInfo:
 
 
 def open_bundle(path: Path | str) -> Bundle:
-    """Read and check a bundle. Raises `BundleError` with one sentence saying what was expected and what was found."""
+    """Read and check a bundle. Raises `BundleError` with one sentence saying what was expected and what was found.
+
+    Its schema finds text encoders in the folder, and loads one when the first text is to be read.
+    """
     path = Path(path)
     if not path.is_dir():
         raise BundleError(f"{path}: expected a bundle folder, found {'a file' if path.exists() else 'nothing'}")
@@ -73,9 +78,16 @@ def open_bundle(path: Path | str) -> Bundle:
     for name in (MODEL_FILE, REFERENCE_FILE, *attribution):
         if name not in manifest.files:
             raise BundleError(f"{path}: the manifest names no {name}")
+    for name, sha256 in encoder_files(manifest.features).items():
+        found = manifest.files[name].sha256 if name in manifest.files else None
+        if found != sha256:
+            told = "none" if found is None else f"one with {found[:12]}..."
+            raise BundleError(
+                f"{path}: expected text encoder file {name} with sha256 {sha256[:12]}..., the manifest names {told}"
+            )
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
-    return Bundle(path, manifest)
+    return Bundle(path, manifest.model_copy(update={"features": find_encoders(manifest.features, path)}))
 
 
 def _read_manifest(path: Path) -> Manifest:

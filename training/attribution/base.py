@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from service.bundle.manifest import TaskInfo
 
 BASELINE = (
-    "nothing known of the record: numbers and categories missing, no code, no word, arrays at the mean of the training rows "
-    "(0 where an encoder reads columns as they are)"
+    "nothing known of the record: numbers and categories missing, no code, no word, arrays and embedded texts at the mean of the "
+    "training rows (0 where an encoder reads columns as they are)"
 )
 
 

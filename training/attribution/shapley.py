@@ -7,9 +7,9 @@ mean is the Shapley value; a sample of orders, each with its reverse, estimates 
 (Castro, Gomez and Tejada 2009, "Polynomial calculation of the Shapley value based on sampling"; antithetic orders: Mitchell
 et al. 2022, "Sampling Permutations for Shapley Value Estimation").
 
-A number, a category, a code, a word and a whole array are one feature each; an array's attribution is spread evenly over
-those of its columns that are known. Shape suffixes: E experts, B batch, F columns, U features, K orders, S = K (U + 1) states,
-R = B S rows, C outputs.
+A number, a category, a code, a word, a whole array and a whole embedded text are one feature each; the attribution of
+several columns is spread evenly over those that are known. Shape suffixes: E experts, B batch, F columns, U features,
+K orders, S = K (U + 1) states, R = B S rows, C outputs.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class _Units(NamedTuple):
 
     of_column_F: NDArray[np.intp]
     is_sparse_F: NDArray[np.bool_]  # codes and words: 0 is absence
-    wide: tuple[slice, ...]  # arrays of several columns
+    wide: tuple[slice, ...]  # arrays and embedded texts of several columns
 
 
 class SampledShapley(Attribution):

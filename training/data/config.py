@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
-from service.bundle.features import Grouping, LoincCode, Summary
+from service.bundle.features import Grouping, LoincCode, Pooling, Summary
 from service.bundle.manifest import RiskBand, TaskKind
 from training.config import Config
 
@@ -40,13 +40,30 @@ class CodesConfig(Config):
     grouping: Grouping | None = None  # icd: codes like icd10:I50.9 and icd9:428.0 count as categories, comorbidities and chapters
 
 
+_TFIDF_OPTIONS = {"column", "encoder", "min_count", "max_features"}
+
+
 class TextConfig(Config):
-    """A column of free text."""
+    """A column of free text, as weighted words or as a sentence embedding (docs/text.md)."""
 
     column: str
-    encoder: Literal["tfidf"] = "tfidf"
-    min_count: int = Field(default=5, ge=1)  # words in fewer training rows are ignored
-    max_features: int = Field(default=2000, ge=1)
+    encoder: Literal["tfidf", "onnx"] = "tfidf"
+    min_count: int = Field(default=5, ge=1)  # tfidf: words in fewer training rows are ignored
+    max_features: int = Field(default=2000, ge=1)  # tfidf
+    path: Path | None = None  # onnx: folder with model.onnx and tokenizer.json, relative to the recipe
+    pooling: Pooling = "mean"  # onnx: of token vectors: their mean, the first, or as the graph itself does
+    normalise: bool = True  # onnx: embeddings have a Euclidean norm of 1
+    max_tokens: int = Field(default=256, ge=1)  # onnx: read at once, special ones included
+    max_chunks: int = Field(default=4, ge=1)  # onnx: a longer text is read in so many parts, and no further
+
+    @model_validator(mode="after")
+    def _options_are_the_encoders(self) -> "TextConfig":
+        other = {"min_count", "max_features"} if self.encoder == "onnx" else {*type(self).model_fields} - _TFIDF_OPTIONS
+        if given := sorted(n for n in other if getattr(self, n) != type(self).model_fields[n].default):
+            raise ValueError(f"{', '.join(given)}: no option of encoder {self.encoder}")
+        if self.encoder == "onnx" and self.path is None:
+            raise ValueError("encoder onnx needs the path of a folder with model.onnx and tokenizer.json")
+        return self
 
 
 def is_pattern(name: str) -> bool:

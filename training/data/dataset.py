@@ -57,7 +57,7 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     splits = split_rows(frame, target.strata, config.split, group=config.group, seed=seed)
     _check_labels_vary(target.values, splits)
     task = target.task_info(config, splits["train"])
-    schema = fit_schema(columns, source.modalities, splits["train"], missing)
+    schema = fit_schema(columns, source.modalities, splits["train"], missing, folder=folder)
     arrays = encode_columns(schema, columns, frame.height)
     return Dataset(schema, task, arrays, target.values, splits, (*source.notes, *notes), target.classes, columns)
 

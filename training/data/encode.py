@@ -4,7 +4,7 @@ Every row passes the schema once, a part of the table at a time, so that whateve
 of an array that stays in its file are then let go and read again when a batch needs them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from service.bundle.errors import InvalidRecordError
 from service.bundle.schema import FeatureSchema, Modality
 from service.bundle.tables import records_from_columns
+from training.data.embedded_text import embed_texts
 from training.data.rows import Column, Columns, FloatArray, LazyRows, Positions, RowArray, rows_at_once, whole
 from training.errors import DataError
 
@@ -68,6 +69,7 @@ def encode_records(schema: FeatureSchema, records: list[dict[str, Any]], *, firs
 
 def encode_columns(schema: FeatureSchema, columns: Columns, num_rows: int) -> dict[str, RowArray]:
     """Encode a table's columns. Raises `DataError` naming the first row that does not fit."""
+    schema = embed_texts(schema, {(name, f.name): _values(columns[name][f.name]) for name, f in schema.embedded})
     kept = {m.name: np.empty((num_rows, _kept_columns(m, columns[m.name])), np.float32) for m in schema.modalities}
     absent = {m.name: np.zeros(num_rows, np.bool_) for m in schema.modalities}
     size = rows_at_once(sum(modality.width for modality in schema.modalities))
@@ -78,6 +80,12 @@ def encode_columns(schema: FeatureSchema, columns: Columns, num_rows: int) -> di
             kept[name][rows] = values[:, : kept[name].shape[1]]
             absent[name][rows] = np.isnan(values).all(axis=1)
     return {name: _encoded(head, _lazy_feature(columns[name]), absent[name]) for name, head in kept.items()}
+
+
+def _values(column: Column) -> Sequence[Any]:
+    """A column of texts, which is never an array."""
+    assert not isinstance(column, np.ndarray | LazyRows)
+    return column
 
 
 def _encoded(head: FloatArray, cells: LazyRows | None, absent: NDArray[np.bool_]) -> RowArray:

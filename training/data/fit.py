@@ -25,6 +25,7 @@ from service.bundle.schema import (
 from service.bundle.tables import TableError, column_values
 from service.bundle.text import fit_tfidf
 from training.data.config import CodesConfig, DataConfig, ModalityConfig, TextConfig
+from training.data.embedded_text import fit_embedded_text
 from training.data.rows import Column, Columns, LazyRows, NpyRows, RowArray, kept_in_memory, map_npy
 from training.data.source import Source
 from training.data.split import Rows
@@ -64,19 +65,29 @@ def _read_array(path: Path, num_rows: int) -> NpyRows:
 
 
 def fit_schema(
-    columns: Columns, modalities: Mapping[str, ModalityConfig], rows: Rows, missing: Literal["learned", "reject"]
+    columns: Columns,
+    modalities: Mapping[str, ModalityConfig],
+    rows: Rows,
+    missing: Literal["learned", "reject"],
+    *,
+    folder: Path = Path(),
 ) -> FeatureSchema:
-    """The schema whose statistics are those of `rows` alone. Raises `DataError` for a feature without any value there."""
+    """The schema whose statistics are those of `rows` alone. Raises `DataError` for a feature without any value there.
+
+    `folder` is where the recipe lies, whose text encoders are opened.
+    """
     fitted = []
     for name, config in modalities.items():
         try:
-            fitted.append(Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows))))
+            fitted.append(Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows, folder))))
         except UnfitValueError as error:
             raise DataError(f"modality {name}: a training row {error}") from error
     return FeatureSchema(modalities=tuple(fitted), missing=missing)
 
 
-def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, Column], rows: Rows) -> Iterable[Feature]:
+def _fit_features(
+    modality: str, config: ModalityConfig, columns: Mapping[str, Column], rows: Rows, folder: Path
+) -> Iterable[Feature]:
     def seen(column: str) -> list[Any]:
         values = [value for row in rows if not is_missing(value := columns[column][row])]
         if not values:
@@ -99,7 +110,7 @@ def _fit_features(modality: str, config: ModalityConfig, columns: Mapping[str, C
     if config.codes is not None:
         yield _fit_codes(config.codes, seen(config.codes.column), config.loinc.get(config.codes.column, ()))
     if config.text is not None:
-        yield _fit_text(config.text, seen(config.text.column), config.loinc.get(config.text.column, ()))
+        yield _fit_text(config.text, seen(config.text.column), config.loinc.get(config.text.column, ()), folder)
     if config.array is not None:
         array = columns[config.array.stem]
         assert isinstance(array, np.ndarray | LazyRows)
@@ -131,9 +142,11 @@ def _words(codes: Sequence[str], grouping: Grouping | None) -> Iterable[str]:
     return codes if grouping is None else {group for code in codes for group in code_groups(code)}
 
 
-def _fit_text(config: TextConfig, values: Sequence[Any], loinc: tuple[str, ...]) -> TextFeature:
+def _fit_text(config: TextConfig, values: Sequence[Any], loinc: tuple[str, ...], folder: Path) -> Feature:
     if others := [value for value in values if not isinstance(value, str)]:
         raise UnfitValueError("string_type", f"must hold text in column {config.column}, found {kind_of(others[0])}")
+    if config.path is not None:
+        return fit_embedded_text(config, folder / config.path, loinc)
     idf = fit_tfidf(values, min_count=config.min_count, max_features=config.max_features)
     if not idf:
         raise DataError(f"column {config.column}: no word is found in at least {config.min_count} training rows")

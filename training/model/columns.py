@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.bundle.schema import ArrayFeature, CategoricalFeature, Modality, NumericFeature
+from service.bundle.schema import ArrayFeature, CategoricalFeature, EmbeddedTextFeature, Modality, NumericFeature
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Columns:
     categorical: Tensor  # (Fc,), one column each, holding a vocabulary position
     vocabulary_sizes: tuple[int, ...]  # (Fc,)
     dense_features: tuple[Tensor, ...]  # the columns of every codes, text or array feature
-    is_array: tuple[bool, ...]  # of those, which are arrays
+    is_array: tuple[bool, ...]  # of those, which are arrays or embeddings: their 0 means nothing
     first: Tensor  # (N,), the first column of every feature: NaN there means the feature is missing
     num_columns: int
 
@@ -38,7 +38,7 @@ class Columns:
                 sizes.append(len(feature.vocabulary))
             else:
                 dense.append(torch.arange(columns.start, columns.stop))
-                is_array.append(isinstance(feature, ArrayFeature))
+                is_array.append(isinstance(feature, ArrayFeature | EmbeddedTextFeature))
         numeric_index, categorical_index, first_index = (
             torch.tensor(positions, dtype=torch.long) for positions in (numeric, categorical, first)
         )
