@@ -44,18 +44,16 @@ def tiny_tokenizer(*, special: bool = False) -> Tokenizer:
 
 
 def tiny_encoder_graph(
-    vectors: Any = tuple(VECTORS.values()),
+    vectors: Any = None,
     *,
     inputs: Sequence[str] = _INPUTS,
     output: str = "last_hidden_state",
     num_tokens: int | str = "tokens",
 ) -> onnx.ModelProto:
     """Word vectors by their number, or with `output` = sentence_embedding their sum."""
-    table = np.array(vectors, np.float32)
-    nodes, shape = (
-        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
-        ["batch", num_tokens, table.shape[1]],
-    )
+    table = np.array(list(VECTORS.values()) if vectors is None else vectors, np.float32)
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])]
+    shape: list[int | str] = ["batch", num_tokens, table.shape[1]]
     constants = [numpy_helper.from_array(table, "table")]
     if output != "last_hidden_state":
         constants.append(numpy_helper.from_array(np.array([1]), "axis"))
