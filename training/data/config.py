@@ -165,7 +165,7 @@ class DataConfig(Config):
     """
 
     name: str | None = None  # a named data set with its own loader, label rules and leak list
-    path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe
+    path: Path | None = None  # csv, csv.gz or parquet, relative to the recipe; of a data set made from tables, rows made before
     root: Path | None = None  # a named data set's own folder, relative to the recipe
     options: dict[str, Any] = {}  # a named data set's own, which its module checks
     label: str | tuple[str, ...]  # a column, or a rule of the named data set; multilabel: one 0/1 column per label

@@ -17,9 +17,11 @@ import polars as pl
 from training.data.built import BuiltData
 from training.data.mimic_iv.codes import read_codes
 from training.data.mimic_iv.cohort import FlowStep, cohort_warnings, select_cohort
-from training.data.mimic_iv.demographics import FACTS, demographics
+from training.data.mimic_iv.demographics import FACTS as DEMOGRAPHIC_FACTS
+from training.data.mimic_iv.demographics import demographics
 from training.data.mimic_iv.labs import read_labs
 from training.data.mimic_iv.measurements import Measured
+from training.data.mimic_iv.notes import FACTS as NOTE_FACTS
 from training.data.mimic_iv.notes import read_notes
 from training.data.mimic_iv.options import LABELS, MimicOptions, checked_label
 from training.data.mimic_iv.tables import Tables
@@ -44,7 +46,7 @@ def read(root: Path, options: MimicOptions, labels: Sequence[str]) -> BuiltData:
             measured.append(read_vitals(tables, cohort, options, Path(scratch)))
     frame = pl.concat([ids, demographics(cohort, options), *_frames(measured), codes, texts], how="horizontal")
     notes = (*cohort.notes(), *cohort_warnings(options, label), *(note for part in measured for note in part.notes))
-    facts = {name: fact for part in measured for name, fact in part.facts.items()} | FACTS
+    facts = {name: fact for part in measured for name, fact in part.facts.items()} | DEMOGRAPHIC_FACTS | NOTE_FACTS
     return BuiltData(frame, facts, (*notes, *code_notes, *text_notes))
 
 

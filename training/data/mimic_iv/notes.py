@@ -15,6 +15,7 @@ from training.data.mimic_iv.demographics import prior_admissions
 from training.data.mimic_iv.measurements import KNOWN_AT
 from training.data.mimic_iv.options import MimicOptions, NoteKind
 from training.data.mimic_iv.tables import Columns, Tables, reading
+from training.data.modalities import ColumnFacts
 
 # The headings that begin a section; "Mental Status:" and the like stand inside of one.
 SECTIONS = (
@@ -25,6 +26,8 @@ SECTIONS = (
     "Pertinent Results", "Physical Exam", "Review of Systems", "Service", "Social History", "Technique", "Transitional Issues",
 )  # fmt: skip
 _COLUMNS: Columns = {"subject_id": pl.Int64, "hadm_id": pl.Int64, "charttime": pl.Datetime, "text": pl.String}
+_REPORT, _SUMMARY = ColumnFacts(loinc=("18748-4",)), ColumnFacts(loinc=("18842-5",))  # LOINC's document types
+FACTS = {"note_radiology": _REPORT, "note_discharge": _SUMMARY, "note_prior_discharge": _SUMMARY}
 _BLANKED = re.compile(r"_{2,}")  # where a name or date stood
 _NOTES_AT_ONCE = 10_000
 

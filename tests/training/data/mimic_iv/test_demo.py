@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from export.__main__ import main as export
@@ -67,7 +66,7 @@ def test_the_recipe_reads_it(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_from_tables_to_predictions(demo: Path, tmp_path: Path) -> None:
-    """fit, export and predict through the bundle, by their commands; every row of the data set gets a risk."""
+    """fit, export, predict through the bundle and evaluate on a file, by their commands; every row of the data set gets a risk."""
     run, bundle, out = tmp_path / "run", tmp_path / "bundle", tmp_path / "scored.jsonl"
     short = [
         "train.epochs=1",
@@ -89,6 +88,7 @@ def test_from_tables_to_predictions(demo: Path, tmp_path: Path) -> None:
     assert len(answers) == rows.height == 260
     assert {answer["status"] for answer in answers} == {"ok"}
     assert all(0 < answer["probability"] < 1 for answer in answers)
+    assert train(["evaluate", str(run), "--data", str(tmp_path / "rows.parquet")]) == 0
+    assert json.loads((run / "metrics-rows.json").read_text())["num_rows"] == 260
     example = open_bundle(bundle).manifest.example.record
     assert example["diagnoses"]["diagnoses"]
-    assert pl.DataFrame(rows)["diagnoses"].null_count() == 0

@@ -105,6 +105,7 @@ def test_summaries_of_earlier_admissions_are_known(tmp_path: Path) -> None:
     made = note(made, "discharge", 12, "2151-03-05 00:00:00", "Chief Complaint: new")
     data = built(made, tmp_path, notes=("prior_discharge",))
     assert data.frame["note_prior_discharge"].to_list() == ["Chief Complaint: old", None]
+    assert data.facts["note_prior_discharge"].loinc == ("18842-5",)
     assert not any("leaks" in told for told in data.notes)
 
 
