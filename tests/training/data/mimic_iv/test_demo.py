@@ -66,7 +66,7 @@ def test_the_recipe_reads_it(demo: Path) -> None:
 
 @pytest.mark.slow
 def test_from_tables_to_predictions(demo: Path, tmp_path: Path) -> None:
-    """fit, export, predict through the bundle and evaluate on a file, by their commands; every row of the data set gets a risk."""
+    """fit, export, predict through the bundle and evaluate on a file, by their commands; every row of the data gets a risk."""
     run, bundle, out = tmp_path / "run", tmp_path / "bundle", tmp_path / "scored.jsonl"
     short = [
         "train.epochs=1",
