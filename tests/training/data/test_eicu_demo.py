@@ -46,18 +46,21 @@ def test_the_recipe_reads_the_table(shared_data: Path) -> None:
 
 @pytest.mark.slow
 def test_from_the_table_to_predictions(shared_data: Path, tmp_path: Path) -> None:
-    """Labs, physiology, codes as text and charted text: fit, export, and a risk for every row through the bundle."""
-    table = shared_data / "data" / "eicu_demo_mortality" / "eicu_demo_mortality.parquet"
-    run, bundle, out = tmp_path / "run", tmp_path / "bundle", tmp_path / "scored.jsonl"
+    """Labs, physiology, codes as text and charted text: fit, export, and a risk for every row of 600 through the bundle."""
+    table, run, bundle, out = (tmp_path / name for name in ("rows.parquet", "run", "bundle", "scored.jsonl"))
+    everything = pl.read_parquet(shared_data / "data" / "eicu_demo_mortality" / "eicu_demo_mortality.parquet")
+    everything.head(600).write_parquet(table)
     short = ("train.epochs=1", "train.num_bootstraps=5", "objective.decomposition.min_steps=0", "model.hidden_dim=8")
-    words = ("data.modalities.charted.text.max_features=50", "data.modalities.diagnosis.text.max_features=50")
-    overrides = [part for value in (f"data.path={table}", *short, *words) for part in ("--set", value)]
+    small = (
+        "model.encoders.default.num_bins=4",
+        *(f"data.modalities.{m}.text.max_features=20" for m in ("charted", "diagnosis")),
+    )
+    overrides = [part for value in (f"data.path={table}", *short, *small) for part in ("--set", value)]
     assert train(["fit", str(RECIPE), "--out", str(run), *overrides]) == 0
-    assert export([str(run), "--out", str(bundle)]) == 0
-    pl.read_parquet(table).head(300).write_parquet(tmp_path / "rows.parquet")
-    assert bundle_command(["predict", str(bundle), str(tmp_path / "rows.parquet"), "--out", str(out), "--provider", "cpu"]) == 0
+    assert export([str(run), "--out", str(bundle), "--attribution-points", "0"]) == 0
+    assert bundle_command(["predict", str(bundle), str(table), "--out", str(out), "--provider", "cpu"]) == 0
     answers = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(answers) == 300
+    assert len(answers) == 600
     assert {answer["status"] for answer in answers} == {"ok"}
     assert [expert["name"] for expert in answers[0]["explanation"]["experts"]] == [
         *("unique:labs", "unique:physiology", "unique:diagnosis", "unique:charted"),
