@@ -26,6 +26,15 @@ COPY service /opt/i2moe/service
 RUN chmod -R a+rX /opt/i2moe && /opt/venv/bin/python -m compileall -q /opt/i2moe
 
 FROM ${PYTHON_IMAGE}
+ARG ACCELERATOR=cpu
+ARG VERSION=unreleased
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="i2moe-service" \
+      org.opencontainers.image.description="Multimodal risk predictions with per-expert explanations; mount a bundle at /bundle" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="MIT" \
+      org.i2moe.accelerator="${ACCELERATOR}"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin i2moe
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/i2moe /opt/i2moe
