@@ -12,10 +12,10 @@ RUN case "${ACCELERATOR}" in \
         *) echo "ACCELERATOR must be cpu or cuda, found ${ACCELERATOR}" >&2; exit 1 ;; \
     esac
 RUN python3 -m venv /opt/venv
-COPY requirements.txt /tmp/requirements.txt
+COPY requirements.txt requirements.hashes.txt /tmp/
 # The CPU image leaves ONNX Runtime's CUDA part out: 284 MB that are only opened where CUDA is installed.
 # pip and setuptools have done their work by the end.
-RUN /opt/venv/bin/pip install --no-cache-dir -r /tmp/requirements.txt \
+RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.hashes.txt \
     && case "${ACCELERATOR}" in \
         cpu) rm /opt/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so ;; \
         cuda) /opt/venv/bin/pip install --no-cache-dir -c /tmp/requirements.txt "onnxruntime-gpu[cuda,cudnn]" ;; \
