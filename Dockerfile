@@ -12,10 +12,10 @@ RUN case "${ACCELERATOR}" in \
         *) echo "ACCELERATOR must be cpu or cuda, found ${ACCELERATOR}" >&2; exit 1 ;; \
     esac
 RUN python3 -m venv /opt/venv
-COPY requirements.txt /tmp/requirements.txt
+COPY requirements.txt requirements.hashes.txt /tmp/
 # The CPU image leaves ONNX Runtime's CUDA part out: 284 MB that are only opened where CUDA is installed.
 # pip and setuptools have done their work by the end.
-RUN /opt/venv/bin/pip install --no-cache-dir -r /tmp/requirements.txt \
+RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.hashes.txt \
     && case "${ACCELERATOR}" in \
         cpu) rm /opt/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so ;; \
         cuda) /opt/venv/bin/pip install --no-cache-dir -c /tmp/requirements.txt "onnxruntime-gpu[cuda,cudnn]" ;; \
@@ -26,6 +26,15 @@ COPY service /opt/i2moe/service
 RUN chmod -R a+rX /opt/i2moe && /opt/venv/bin/python -m compileall -q /opt/i2moe
 
 FROM ${PYTHON_IMAGE}
+ARG ACCELERATOR=cpu
+ARG VERSION=unreleased
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="i2moe-service" \
+      org.opencontainers.image.description="Multimodal risk predictions with per-expert explanations; mount a bundle at /bundle" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="MIT" \
+      org.i2moe.accelerator="${ACCELERATOR}"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin i2moe
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/i2moe /opt/i2moe

@@ -11,7 +11,7 @@ IMAGE ?= i2moe-service:$(ACCELERATOR)
 export BENTOML_DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench image bento constraints requirements clean
+.PHONY: help setup demo serve test check format bench image bento constraints requirements hashes sbom audit clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -60,7 +60,8 @@ bento: setup ## a Bento (needs no network)
 	$(BIN)/bentoml build
 
 image: ## container image; ACCELERATOR=cpu or cuda
-	docker build --build-arg ACCELERATOR=$(ACCELERATOR) --tag $(IMAGE) .
+	docker build --build-arg ACCELERATOR=$(ACCELERATOR) --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 constraints: ## pin what is installed in .venv now
 	@{ head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | sort -f; } > constraints.new
@@ -71,6 +72,26 @@ requirements: ## pin the service's own environment, without torch, under constra
 	build/service-env/bin/pip install --quiet -c constraints.txt ".[audit]"
 	@{ head -n 2 requirements.txt; build/service-env/bin/pip freeze | grep -v '^i2moe'; } > requirements.new
 	@mv requirements.new requirements.txt && rm -rf build/service-env
+	@$(MAKE) hashes
+
+hashes: setup ## the hashes of every file that requirements.txt may be installed from
+	@{ head -n 2 requirements.hashes.txt; $(BIN)/uv pip compile requirements.txt --generate-hashes --no-deps --universal \
+	  --python-version 3.11 --no-annotate --no-header --quiet; } > requirements.hashes.new
+	@mv requirements.hashes.new requirements.hashes.txt
+
+# Tools that look at the service's environment have environments of their own, so that they change nothing in it.
+build/tools:
+	$(PYTHON) -m venv build/tools && build/tools/bin/pip install --quiet cyclonedx-bom pip-audit
+
+build/deployed: requirements.hashes.txt
+	rm -rf build/deployed && $(PYTHON) -m venv --without-pip build/deployed
+	$(BIN)/uv pip install --quiet --python build/deployed --require-hashes -r requirements.hashes.txt
+
+sbom: build/tools build/deployed ## what the service consists of, with licences: build/sbom.cdx.json (CycloneDX)
+	build/tools/bin/cyclonedx-py environment build/deployed --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+
+audit: build/tools ## known vulnerabilities of the service's packages; asks a public database
+	build/tools/bin/pip-audit --requirement requirements.hashes.txt --require-hashes --disable-pip --strict
 
 clean: ## remove runs, bundles and caches; .venv stays
 	rm -rf runs bundles build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -38,6 +38,14 @@ def test_the_services_environment_is_pinned_whole() -> None:
     assert {name: version for name, version in service.items() if everything.get(name) != version} == {}
 
 
+def test_every_pin_has_hashes() -> None:
+    """requirements.hashes.txt is requirements.txt, and each pin says which files it may be installed from (`make hashes`)."""
+    text = Path("requirements.hashes.txt").read_text()
+    hashed = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+) \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text)
+    assert {normal(name): version for name, version, _ in hashed} == pins("requirements.txt")
+    assert len(hashed) == text.count("==")
+
+
 def test_the_services_environment_has_no_torch() -> None:
     """Neither torch nor any other training library is installed with the service, and only one onnxruntime."""
     service = set(pins("requirements.txt"))
@@ -46,7 +54,15 @@ def test_the_services_environment_has_no_torch() -> None:
 
 def test_no_registry_is_named() -> None:
     """Dependency files name packages, never hosts: which index serves them is the machine's business."""
-    for path in ("requirements.txt", "constraints.txt", "pyproject.toml", "Dockerfile", "Makefile", "bentofile.yaml"):
+    for path in (
+        "requirements.txt",
+        "requirements.hashes.txt",
+        "constraints.txt",
+        "pyproject.toml",
+        "Dockerfile",
+        "Makefile",
+        "bentofile.yaml",
+    ):
         assert re.search(r"index[-_]url|https?://(?!127\.0\.0\.1)", Path(path).read_text()) is None, path
 
 
@@ -68,8 +84,9 @@ def test_dockerfile_is_safe_by_default() -> None:
     text = Path("Dockerfile").read_text()
     assert re.search(r"^USER [1-9]\d*$", text, flags=re.MULTILINE)
     assert "HEALTHCHECK" in text
-    copied = re.findall(r"^COPY (?!--from)(\S+)", text, flags=re.MULTILINE)
-    assert copied == ["requirements.txt", "service"]
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, flags=re.MULTILINE)
+    assert copied == ["requirements.txt requirements.hashes.txt", "service"]
+    assert "--require-hashes" in text
 
 
 def test_bentofile_packs_the_service_alone() -> None:

@@ -1,0 +1,291 @@
+"""The two clients: calls are made, tried again and read alike; only waiting differs."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client import calls
+from service.client.calls import Arrays, Call, Explain, Record
+from service.client.errors import GivenUpError, InvalidInputError, NoAnswerError, ServiceError, refusal
+from service.client.results import ExplanationsResponse, FailedPrediction, ModelResponse, Prediction, PredictResponse
+from service.client.retries import STANDARD, Attempts, Retries
+
+_T = TypeVar("_T")
+Answered = Prediction | FailedPrediction
+
+
+class _Shared:
+    """Settings, and what leads from a call to a request."""
+
+    def __init__(self, *, key: str | None, retries: Retries, timeout_s: float, max_instances: int, max_bytes: int) -> None:
+        if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
+            raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
+        self._key, self._retries, self._timeout_s = key, retries, timeout_s
+        self._max_instances, self._max_bytes = max_instances, max_bytes
+
+    def _options(self, call: Call[Any], request_id: str) -> dict[str, Any]:
+        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        return {"content": call.body, "headers": {"X-Request-ID": request_id, **key, **call.headers}}
+
+    def _timeout(self, left_s: float) -> float:
+        return min(self._timeout_s, left_s)
+
+    def _chunks(self, records: Iterable[Record]) -> Iterator[list[bytes]]:
+        return calls.chunks(records, max_instances=self._max_instances, max_bytes=self._max_bytes)
+
+
+def _failed(error: httpx.TransportError) -> ServiceError:
+    kind = GivenUpError if isinstance(error, httpx.TimeoutException) else NoAnswerError
+    return kind(f"no answer: {type(error).__name__}")
+
+
+def _only(answer: PredictResponse) -> Prediction:
+    (prediction,) = answer.predictions
+    assert isinstance(prediction, Prediction)  # one record that does not fit refuses its request
+    return prediction
+
+
+class Client(_Shared):
+    """Calls that wait for their answer. Safe to share among threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        retries: Retries = STANDARD,
+        timeout_s: float = 15.0,
+        max_instances: int = 256,
+        max_bytes: int = 1_900_000,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """Connect nothing yet.
+
+        Args:
+            url: where the service is, such as http://127.0.0.1:3000.
+            key: an API key, where the service has keys.
+            retries: how often and how long a call is tried.
+            timeout_s: for connecting, and for each wait for bytes of an answer; above the service's I2MOE_TIMEOUT_S.
+            max_instances: records in one request; at most the service's I2MOE_MAX_INSTANCES.
+            max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
+            http: to use in place of a client of its own, for certificates or proxies; it is not closed.
+        """
+        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
+        self._url, self._owns = url.rstrip("/"), http is None
+        self._http = httpx.Client() if http is None else http
+
+    def __enter__(self) -> Self:
+        """The client."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._owns:
+            self._http.close()
+
+    def predict(self, record: Record, *, explain: Explain = True, request_id: str | None = None) -> Prediction:
+        """Score one record. Raises `InvalidInputError` where it does not fit, and any other `ServiceError`."""
+        return _only(self.predict_request([record], explain=explain, request_id=request_id))
+
+    def explain(self, record: Record, *, request_id: str | None = None) -> Prediction:
+        """Score one record and attribute every expert's contribution to features. Takes many times as long."""
+        return self.predict(record, explain="features", request_id=request_id)
+
+    def predict_request(
+        self, records: Sequence[Record], *, explain: Explain = True, request_id: str | None = None
+    ) -> PredictResponse:
+        """One request as it is answered: with the model, the times and the refusals of single records."""
+        encoded = [calls.encode_record(record) for record in records]
+        return self._call(calls.predict_call(encoded, explain=explain), request_id)
+
+    def predict_many(self, records: Iterable[Record], *, explain: Explain = False, concurrency: int = 4) -> Iterator[Answered]:
+        """Score any number of records, in order, in requests of which `concurrency` at most are on their way.
+
+        Records are taken as answers are: a generator of a billion is fine. Records that do not fit are answered with a
+        `FailedPrediction`; whatever else fails ends the iteration with its `ServiceError`.
+        """
+        chunks = self._chunks(records)
+        with ThreadPoolExecutor(concurrency) as pool:
+            waiting = deque(pool.submit(self._predict_chunk, chunk, explain) for chunk in islice(chunks, concurrency))
+            try:
+                while waiting:
+                    answers = waiting.popleft().result()
+                    waiting.extend(pool.submit(self._predict_chunk, chunk, explain) for chunk in islice(chunks, 1))
+                    yield from answers
+            finally:
+                _cancel(waiting)
+
+    def _predict_chunk(self, chunk: list[bytes], explain: Explain) -> list[Answered]:
+        try:
+            return self._call(calls.predict_call(chunk, explain=explain), None).predictions
+        except InvalidInputError as error:
+            return calls.refused_alike(error, chunk)
+
+    def model(self) -> ModelResponse:
+        """What is served: features, task, figures, card, example."""
+        return self._call(calls.model_call(), None)
+
+    def explanations(self) -> ExplanationsResponse:
+        """How the experts behave over a data set."""
+        return self._call(calls.explanations_call(), None)
+
+    def infer(
+        self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Score records held as arrays: modality -> (records, columns), NaN where missing; answers output -> array.
+
+        `outputs` of prediction, logits, expert_weights, expert_logits, contribution, contribution_share; all, where None.
+        """
+        return self._call(calls.infer_call(model, arrays, outputs=outputs), request_id)
+
+    def is_ready(self) -> bool:
+        """Whether a model is ready to answer; asked once."""
+        try:
+            return self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s).is_success
+        except httpx.TransportError:
+            return False
+
+    def _call(self, call: Call[_T], request_id: str | None) -> _T:
+        options = self._options(call, request_id or uuid.uuid4().hex)
+        attempts = Attempts(self._retries)
+        while True:
+            timeout = self._timeout(attempts.begin())
+            try:
+                response = self._http.request(call.method, self._url + call.path, timeout=timeout, **options)
+            except httpx.TransportError as error:
+                failure: ServiceError = _failed(error)
+            else:
+                if response.is_success:
+                    return call.read(response)
+                failure = refusal(response)
+            time.sleep(attempts.wait_s(failure))
+
+
+class AsyncClient(_Shared):
+    """The same calls for asyncio."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        retries: Retries = STANDARD,
+        timeout_s: float = 15.0,
+        max_instances: int = 256,
+        max_bytes: int = 1_900_000,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        """As `Client`."""
+        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
+        self._url, self._owns = url.rstrip("/"), http is None
+        self._http = httpx.AsyncClient() if http is None else http
+
+    async def __aenter__(self) -> Self:
+        """The client."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._owns:
+            await self._http.aclose()
+
+    async def predict(self, record: Record, *, explain: Explain = True, request_id: str | None = None) -> Prediction:
+        """As `Client.predict`."""
+        return _only(await self.predict_request([record], explain=explain, request_id=request_id))
+
+    async def explain(self, record: Record, *, request_id: str | None = None) -> Prediction:
+        """As `Client.explain`."""
+        return await self.predict(record, explain="features", request_id=request_id)
+
+    async def predict_request(
+        self, records: Sequence[Record], *, explain: Explain = True, request_id: str | None = None
+    ) -> PredictResponse:
+        """As `Client.predict_request`."""
+        encoded = [calls.encode_record(record) for record in records]
+        return await self._call(calls.predict_call(encoded, explain=explain), request_id)
+
+    async def predict_many(
+        self, records: Iterable[Record], *, explain: Explain = False, concurrency: int = 4
+    ) -> AsyncIterator[Answered]:
+        """As `Client.predict_many`."""
+        chunks = self._chunks(records)
+        waiting = deque(asyncio.create_task(self._predict_chunk(chunk, explain)) for chunk in islice(chunks, concurrency))
+        try:
+            while waiting:
+                answers = await waiting.popleft()
+                waiting.extend(asyncio.create_task(self._predict_chunk(chunk, explain)) for chunk in islice(chunks, 1))
+                for answer in answers:
+                    yield answer
+        finally:
+            _cancel(waiting)
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _predict_chunk(self, chunk: list[bytes], explain: Explain) -> list[Answered]:
+        try:
+            return (await self._call(calls.predict_call(chunk, explain=explain), None)).predictions
+        except InvalidInputError as error:
+            return calls.refused_alike(error, chunk)
+
+    async def model(self) -> ModelResponse:
+        """As `Client.model`."""
+        return await self._call(calls.model_call(), None)
+
+    async def explanations(self) -> ExplanationsResponse:
+        """As `Client.explanations`."""
+        return await self._call(calls.explanations_call(), None)
+
+    async def infer(
+        self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """As `Client.infer`."""
+        return await self._call(calls.infer_call(model, arrays, outputs=outputs), request_id)
+
+    async def is_ready(self) -> bool:
+        """As `Client.is_ready`."""
+        try:
+            return (await self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s)).is_success
+        except httpx.TransportError:
+            return False
+
+    async def _call(self, call: Call[_T], request_id: str | None) -> _T:
+        options = self._options(call, request_id or uuid.uuid4().hex)
+        attempts = Attempts(self._retries)
+        while True:
+            left = attempts.begin()
+            try:
+                async with asyncio.timeout(left):
+                    response = await self._http.request(
+                        call.method, self._url + call.path, timeout=self._timeout(left), **options
+                    )
+            except httpx.TransportError as error:
+                failure: ServiceError = _failed(error)
+            except TimeoutError:
+                raise GivenUpError(f"no answer within {self._retries.deadline_s:g} s") from None
+            else:
+                if response.is_success:
+                    return call.read(response)
+                failure = refusal(response)
+            await asyncio.sleep(attempts.wait_s(failure))
+
+
+def _cancel(waiting: Iterable[Future[Any] | asyncio.Task[Any]]) -> None:
+    for one in waiting:
+        one.cancel()
