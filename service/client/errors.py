@@ -10,6 +10,7 @@ ServiceError
     ForbiddenError          403  FORBIDDEN
     NotFoundError           404  NOT_FOUND
     MethodNotAllowedError   405  METHOD_NOT_ALLOWED
+    ReloadFailedError       409  RELOAD_FAILED
     DataMissingError        412  DATA_MISSING
     BodyTooLargeError       413  BODY_TOO_LARGE
     MediaTypeError          415  UNSUPPORTED_MEDIA_TYPE
@@ -93,6 +94,12 @@ class MethodNotAllowedError(RefusedError):
     """The path exists, the method does not."""
 
     codes = ("METHOD_NOT_ALLOWED",)
+
+
+class ReloadFailedError(RefusedError):
+    """The bundle that is there now cannot be served; the one before still is."""
+
+    codes = ("RELOAD_FAILED",)
 
 
 class DataMissingError(RefusedError):
