@@ -23,7 +23,7 @@ from service.api.errors import (
     OtherHttpError,
     error_response,
 )
-from service.api.logs import places
+from service.api.logs import FIELDS, Served, begin_served, end_served, places
 from service.api.metrics import route_label
 from service.api.negotiation import FHIR_JSON
 from service.api.runtime import Runtime
@@ -77,12 +77,14 @@ class RequestMiddleware:
             return
         info = scope[_SCOPE_KEY] = RequestInfo(request_id_of(Headers(scope=scope)))
         exchange = _Exchange(scope, receive, send, self._runtime_of())
+        token = begin_served(Served(info.id))
         try:
             await self._app(scope, receive, exchange.send)
         except Exception as error:  # the server would log its text, which may hold values
             await exchange.fail(error)
         finally:
             exchange.finish(info)
+            end_served(token)
 
 
 class _Exchange:
@@ -140,4 +142,6 @@ class _Exchange:
         status, route, elapsed_s = self._status or 499, route_label(self._path), info.elapsed_s
         self._runtime.metrics.request_duration.labels(route, str(status)).observe(elapsed_s)
         if self._runtime.settings.access_log:
-            access_logger.info("%s %s %d %.2f ms %s", self._method, route, status, 1000 * elapsed_s, info.id)
+            ms = 1000 * elapsed_s
+            fields = {"method": self._method, "route": route, "status": status, "ms": round(ms, 2)}
+            access_logger.info("%s %s %d %.2f ms %s", self._method, route, status, ms, info.id, extra={FIELDS: fields})

@@ -87,7 +87,7 @@ class Runtime:
         """The runtime that the I2MOE_* variables describe."""
         settings, problem = read_settings()
         clinical, clinical_problem = read_clinical_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
         return cls(settings, clinical=clinical, problem=problem or clinical_problem)

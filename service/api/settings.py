@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     audit_features: bool = Field(default=False, description="Keep also what was asked: patients' values.")
     audit_keep_days: float = Field(default=400.0, gt=0, description="After how many days a kept prediction is deleted.")
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines of text, or one JSON object per line, see docs/operations.md."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."
     )
