@@ -23,6 +23,7 @@ _SCOPES: dict[str, keys.Scope] = {
     "/explanations": "explain",
     "/metrics": "metrics",
     PREDICTIONS_ROUTE: "audit",
+    "/outcomes": "outcomes",
     EVALUATE_ROUTE: "predict",
     **dict.fromkeys(CDS_ROUTES, "predict"),
 }

@@ -17,6 +17,7 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
+from service.api.outcomes import OutcomeWatch
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
 from service.audit.entries import AuditError
@@ -72,6 +73,7 @@ class Runtime:
         self._problem = problem
         self._model: Model | None = None
         self.audit: Audit | None = None
+        self._outcomes: OutcomeWatch | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
 
     def _read_keys(self, path: Path) -> Keys | NoKeys:
@@ -124,7 +126,9 @@ class Runtime:
             logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
             self._stay_unready(f"the model could not be loaded ({type(error).__name__})")
         else:
-            self.audit = None if store is None else Audit(store, self.settings, self.metrics)
+            if store is not None:
+                self.audit = Audit(store, self.settings, self.metrics)
+                self._outcomes = OutcomeWatch(store, self.settings, self.metrics, model_name=bundle.manifest.name)
             reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
             model = Model(bundle, predictor, reader, self._batcher(predictor), self._attributions(predictor))
             self._become_ready(model, time.perf_counter() - started)
@@ -188,6 +192,8 @@ class Runtime:
             await self._model.batcher.close()
             if self._model.attributions is not None:
                 await self._model.attributions.close()
+        if self._outcomes is not None:
+            await self._outcomes.close()
         if self.audit is not None:
             await self.audit.close()
         forget_this_process()

@@ -32,6 +32,7 @@ NEEDS = {
     "/v2/health/ready": None,
     "/nothing": None,
     "/predictions/r1": "audit",
+    "/outcomes": "outcomes",
     "/cds-services": "predict",
     "/cds-services/tiny-patient-view": "predict",
     "/cds-services/tiny-patient-view/feedback": "predict",

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.access.keys import new_key
+from service.access.keys import SCOPES, new_key
 from service.api.app import build_app
 from service.api.runtime import Runtime
 from service.api.settings import Settings
@@ -31,7 +31,7 @@ WORD, NUMBER = "ZQX7731", 7.7319731  # stand for a patient's words and numbers
 NAME = "ZQN4410"  # stands for a misplaced word where a name belongs: refusals say which name they do not know
 TRACES = (WORD, "7.7319", "9007.7")
 VIEW, EVALUATE, INFER = "/cds-services/tiny-patient-view", "/fhir/RiskAssessment/$evaluate", "/v2/models/tiny/infer"
-KEY, KEY_LINES = new_key("everything", ["predict", "explain", "metrics", "audit"])
+KEY, KEY_LINES = new_key("everything", list(SCOPES))
 GOOD = {"id": WORD, "labs": {"crea": NUMBER, "sod": 9000 + NUMBER}, "history": {"sex": WORD}}
 POISONED = {"labs": {"crea": POISON, "sod": NUMBER}}
 
@@ -74,6 +74,7 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "I2MOE_ACCESS_LOG": "1",
         "BENTOML_DEBUG": "true",
         "I2MOE_API_KEYS": str(folder / "keys.toml"),
+        "I2MOE_OUTCOMES_EVERY_S": "0.2",
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
     }
     with running_server(bundle, folder / "server", environment=environment) as server:
@@ -87,6 +88,7 @@ def send_everything(caller: Caller) -> None:
     send_predictions(caller)
     send_tensors(caller)
     send_resources(caller)
+    send_outcomes(caller)
     read_everything(caller)
 
 
@@ -147,6 +149,26 @@ def send_resources(caller: Caller) -> None:
         (EVALUATE, searchset(patient(id=WORD), patient(id=str(NUMBER))), None),
     ):
         assert caller.post(path, body, route).status_code >= 400
+
+
+def send_outcomes(caller: Caller) -> None:
+    request_id = caller.post("/predict", GOOD).json()["request_id"]
+    good = {"request_id": request_id, "label": "dead"}
+    bad = [
+        good | {"label": WORD},
+        good | {"request_id": WORD, "position": 7},
+        good | {"time": WORD},
+        good | {NAME: NUMBER},
+        {"request_id": NUMBER, "label": NUMBER},
+        WORD,
+        NUMBER,
+    ]
+    for told, status in (([good, *bad], 200), (bad, 422), (WORD, 422), ({NAME: WORD}, 422)):
+        response = caller.post("/outcomes", {"outcomes": told})
+        assert response.status_code == status
+        assert WORD not in response.text
+    assert caller.send("POST", "/outcomes", content=f"{WORD} {NUMBER}").status_code == 400
+    assert caller.get(f"/predictions/{request_id}", "/predictions/{request_id}").status_code == 200
 
 
 def read_everything(caller: Caller) -> None:
