@@ -20,6 +20,7 @@ from service.api.metrics import Metrics, forget_this_process
 from service.api.outcomes import OutcomeWatch
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
+from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
@@ -64,11 +65,19 @@ class Model:
 class Runtime:
     """One serving process. `open` loads the model, `close` answers what was accepted."""
 
-    def __init__(self, settings: Settings, *, clinical: ClinicalSettings | None = None, problem: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clinical: ClinicalSettings | None = None,
+        tracing: Tracing | None = None,
+        problem: str | None = None,
+    ) -> None:
         """`problem` says why these settings cannot be served with; the model is then never loaded."""
         self.settings = settings
         self.clinical = ClinicalSettings.model_construct() if clinical is None else clinical
         self.metrics = Metrics()
+        self.tracing = tracing
         self.reason: str | None = LOADING
         self._problem = problem
         self._model: Model | None = None
@@ -92,7 +101,11 @@ class Runtime:
         configure_logging(settings.log_level, settings.log_format)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
-        return cls(settings, clinical=clinical, problem=problem or clinical_problem)
+        tracing, missing = open_tracing(settings.traces)
+        if missing is not None and settings.traces is None:  # a platform set OTEL_* for all it runs
+            logger.warning("no traces are exported: %s", missing)
+            missing = None
+        return cls(settings, clinical=clinical, tracing=tracing, problem=problem or clinical_problem or missing)
 
     @property
     def is_ready(self) -> bool:
@@ -196,6 +209,8 @@ class Runtime:
             await self._outcomes.close()
         if self.audit is not None:
             await self.audit.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         forget_this_process()
         logger.info("closed")
 

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     )
     outcomes_every_s: float = Field(default=300.0, gt=0, description="How often these figures are computed.")
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
+    traces: bool | None = Field(
+        default=None,
+        description="Export traces to OTEL_EXPORTER_OTLP_ENDPOINT, see docs/operations.md; not set: where that variable is.",
+    )
     log_format: Literal["text", "json"] = Field(
         default="text", description="Lines of text, or one JSON object per line, see docs/operations.md."
     )

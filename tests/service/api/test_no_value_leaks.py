@@ -14,6 +14,7 @@ from service.access.keys import SCOPES, new_key
 from service.api.app import build_app
 from service.api.runtime import Runtime
 from service.api.settings import Settings
+from tests.service.api.otlp_collector import Collector, running_collector
 from tests.service.clinical.clinical_bundle import (
     hook_call,
     observation,
@@ -43,12 +44,13 @@ class Caller:
     server: Server
     kept: Path
     log_format: str
+    collector: Collector
     routes: set[str] = field(default_factory=set)
     refusals: list[str] = field(default_factory=list)
 
     def send(self, method: str, path: str, route: str | None = None, **options: Any) -> httpx.Response:
         """One request with a key; `route` is the path's pattern where it has one."""
-        headers = {"X-API-Key": KEY, **options.pop("headers", {})}
+        headers = {"X-API-Key": KEY, "tracestate": f"vendor={WORD}", "baggage": f"id={WORD}", **options.pop("headers", {})}
         response = httpx.request(method, self.server.url + path, headers=headers, timeout=10, **options)
         self.routes.add(route or path)
         if response.status_code >= 400:
@@ -77,8 +79,13 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "I2MOE_OUTCOMES_EVERY_S": "0.2",
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
     }
-    with running_server(bundle, folder / "server", environment=environment) as server:
-        caller = Caller(server, folder / "kept.db", request.param)
+    with (
+        running_collector() as collector,
+        running_server(
+            bundle, folder / "server", environment=environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        ) as server,
+    ):
+        caller = Caller(server, folder / "kept.db", request.param, collector)
         send_everything(caller)
         yield caller
 
@@ -210,6 +217,13 @@ def test_no_value_is_in_metrics_or_refusals(caller: Caller) -> None:
     assert NAME not in metrics
     told = [*caller.refusals, metrics]
     assert [text for text in told if any(trace in text for trace in TRACES)] == []
+
+
+def test_no_value_is_in_traces(caller: Caller) -> None:
+    """Spans hold routes, statuses and counts; what a caller says about its trace beside traceparent is not passed on."""
+    for name in ("read", "inference", "audit", "POST /outcomes", "POST /cds-services/{id}", "POST /v2/infer", "GET other"):
+        caller.collector.wait_for(name)
+    assert [body for body in caller.collector.bodies if any(trace.encode() in body for trace in (*TRACES, NAME))] == []
 
 
 def test_no_value_is_kept_unasked(caller: Caller) -> None:
