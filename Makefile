@@ -69,7 +69,7 @@ constraints: ## pin what is installed in .venv now
 
 requirements: ## pin the service's own environment, without torch, under constraints.txt
 	@rm -rf build/service-env && $(PYTHON) -m venv build/service-env
-	build/service-env/bin/pip install --quiet -c constraints.txt ".[audit]"
+	build/service-env/bin/pip install --quiet -c constraints.txt ".[audit,traces]"
 	@{ head -n 2 requirements.txt; build/service-env/bin/pip freeze | grep -v '^i2moe'; } > requirements.new
 	@mv requirements.new requirements.txt && rm -rf build/service-env
 	@$(MAKE) hashes

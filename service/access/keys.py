@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Scope = Literal["predict", "explain", "metrics", "audit", "admin"]
+Scope = Literal["predict", "explain", "metrics", "audit", "outcomes", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "i2moe_"  # so that a key that leaks is found by whoever searches for keys
 _LOOK_EVERY_S = 1.0

@@ -32,6 +32,7 @@ _SCOPES: dict[str, keys.Scope] = {
     "/metrics": "metrics",
     PREDICTIONS_ROUTE: "audit",
     RELOAD_ROUTE: "admin",
+    "/outcomes": "outcomes",
     EVALUATE_ROUTE: "predict",
     **dict.fromkeys(CDS_ROUTES, "predict"),
 }

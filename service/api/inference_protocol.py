@@ -18,6 +18,7 @@ from service.api.requests import check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, ParsedInfer, infer_response, model_metadata, parse_infer
+from service.api.tracing import spanned
 from service.bundle.answers import Answers
 from service.bundle.encoding import Sent
 
@@ -81,19 +82,20 @@ async def infer(request: Request) -> Response:
 async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics, schema = runtime.settings, runtime.metrics, model.manifest.features
     body = await read_body(request, settings.max_body_bytes)
-    with timed(metrics.preprocess):
+    with timed(metrics.preprocess, "read"):
         header_length = request.headers.get(HEADER_LENGTH)
         read = partial(parse_infer, body, header_length, schema, max_instances=settings.max_instances)
         parsed = await aside(read, large=len(body) > (_LARGE_JSON_BYTES if header_length is None else _LARGE_BODY_BYTES))
-    scored = await submit(model.batcher, parsed.records.arrays, parsed.size)
+    scored = await submit(model.batcher, parsed.records.arrays, parsed.size, provider=model.predictor.provider)
     metrics.queue.observe(scored.queue_s)
     if scored.failures:
         metrics.samples.labels("error").inc(len(scored.failures))
     if scored.output is None or scored.failures:
         raise InferenceFailedError(f"the model failed on {len(scored.failures)} of {parsed.size} records")
     if runtime.audit is not None:
-        await _keep(runtime.audit, parsed, scored.output, model, request_info(request).id)
-    with timed(metrics.postprocess):
+        with spanned("audit"):
+            await _keep(runtime.audit, parsed, scored.output, model, request_info(request).id)
+    with timed(metrics.postprocess, "write"):
         metrics.count_missing(name for name, rows in parsed.records.absent.items() for _ in range(int(rows.sum())))
         return infer_response(parsed, scored.output, request_info(request).id)
 

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.api.errors import DeadlineError, OverloadedError
+from service.audit.figures import Figures
 from service.bundle.answers import Answers
 from service.bundle.manifest import Manifest
 
@@ -26,8 +27,8 @@ _SAMPLES = tuple(float(2**i) for i in range(11))
 RELOAD_ROUTE = "/admin/reload"
 EVALUATE_ROUTE = "/fhir/RiskAssessment/$evaluate"
 ROUTES = frozenset(
-    {"/predict", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz", "/"}
-    | {EVALUATE_ROUTE, RELOAD_ROUTE}
+    {"/predict", "/outcomes", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz"}
+    | {"/", EVALUATE_ROUTE, RELOAD_ROUTE}
 )
 STATIC_ROUTE = "/static"  # every file of the page
 PREDICTIONS_ROUTE = "/predictions"  # whatever the request
@@ -35,6 +36,12 @@ PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol,
 CDS_ROUTES = ("/cds-services", "/cds-services/{id}", "/cds-services/{id}/feedback")
 OTHER_ROUTE = "other"
 RISK = "risk"  # in reference_share; the others are experts
+_OUTCOMES = {  # of predictions with outcomes, by the model's version
+    "count": "Predictions whose outcome is known",
+    "auroc": "AUROC of predictions whose outcome is known",
+    "brier": "Brier score of predictions whose outcome is known",
+    "calibration": "Observed share of events less the mean stated risk, of predictions whose outcome is known",
+}
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
 
 
@@ -108,6 +115,12 @@ class Metrics:
             ["of", "bin"],
             mode="livemax",
         )
+        self.outcomes = {
+            name: gauge(f"outcome_{name}", text, ["version"], mode="livemostrecent") for name, text in _OUTCOMES.items()
+        }
+        self.reference_auroc = gauge(
+            "reference_auroc", "AUROC on the bundle's test rows, with its interval", ["version", "bound"], mode="livemax"
+        )
         self.ready = gauge("ready", "1 when every serving process can answer", mode="livemin")
         self.model_info = gauge(
             "model_info", "The model that is served", ["name", "version", "sha256", "provider"], mode="livemax"
@@ -158,6 +171,7 @@ class Metrics:
             self.missing_modality.labels(modality)
         for expert in manifest.experts:
             self.expert_weight.labels(expert.name)
+        self._begin_reference_auroc(manifest)
         told = dict(reference.get("expert_weights", {}))  # nothing is known of the rows of an imported checkpoint
         label = manifest.task.labels[-1]
         if manifest.task.kind == "binary" and (risk := reference.get("prediction", {}).get(label)) is not None:
@@ -165,6 +179,17 @@ class Metrics:
         for name, histogram in told.items():
             for limit, share in zip(_TENTHS, _shares(histogram), strict=True):
                 self.reference_share.labels(name, str(limit)).set(share)
+
+    def _begin_reference_auroc(self, manifest: Manifest) -> None:
+        found = manifest.metrics.get("test", {}).get("auroc")
+        for bound in ("low", "value", "high") if found is not None and manifest.task.kind == "binary" else ():
+            if (value := getattr(found, bound)) is not None:
+                self.reference_auroc.labels(manifest.version, bound).set(value)
+
+    def set_outcomes(self, version: str, found: Figures) -> None:
+        """Tell what the predictions of one version of the model were worth; figures that are not defined are NaN."""
+        for name, series in self.outcomes.items():
+            series.labels(version).set(getattr(found, name))
 
     def render(self) -> bytes:
         """The exposition text, over all serving processes. Reads files: not for the event loop."""

@@ -23,10 +23,11 @@ from service.api.errors import (
     OtherHttpError,
     error_response,
 )
-from service.api.logs import places
+from service.api.logs import FIELDS, Served, begin_served, end_served, places
 from service.api.metrics import route_label
 from service.api.negotiation import FHIR_JSON
 from service.api.runtime import Runtime
+from service.api.tracing import RequestTrace, begin_traced, end_traced
 
 logger = logging.getLogger("i2moe.http")
 access_logger = logging.getLogger("i2moe.access")
@@ -75,21 +76,32 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        info = scope[_SCOPE_KEY] = RequestInfo(request_id_of(Headers(scope=scope)))
-        exchange = _Exchange(scope, receive, send, self._runtime_of())
+        headers, runtime = Headers(scope=scope), self._runtime_of()
+        info = scope[_SCOPE_KEY] = RequestInfo(request_id_of(headers))
+        trace = _begin_trace(runtime, scope, headers)
+        exchange = _Exchange(scope, receive, send, runtime, trace)
+        served, traced = begin_served(Served(info.id, None if trace is None else trace.id)), begin_traced(trace)
         try:
             await self._app(scope, receive, exchange.send)
         except Exception as error:  # the server would log its text, which may hold values
             await exchange.fail(error)
         finally:
             exchange.finish(info)
+            end_served(served)
+            end_traced(traced)
+
+
+def _begin_trace(runtime: Runtime, scope: Scope, headers: Headers) -> RequestTrace | None:
+    if runtime.tracing is None:
+        return None
+    return runtime.tracing.begin(method=scope["method"], path=scope["path"], traceparent=headers.get("traceparent"))
 
 
 class _Exchange:
     """One request and the response on its way out."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, runtime: Runtime) -> None:
-        self._scope, self._receive, self._send, self._runtime = scope, receive, send, runtime
+    def __init__(self, scope: Scope, receive: Receive, send: Send, runtime: Runtime, trace: RequestTrace | None) -> None:
+        self._scope, self._receive, self._send, self._runtime, self._trace = scope, receive, send, runtime, trace
         self._info: RequestInfo = scope[_SCOPE_KEY]
         self._path, self._method = scope["path"], scope["method"]  # mounted applications change the scope
         self._status = 0
@@ -139,5 +151,9 @@ class _Exchange:
         """Count the request, and log it where wanted. A request that was cancelled counts as 499."""
         status, route, elapsed_s = self._status or 499, route_label(self._path), info.elapsed_s
         self._runtime.metrics.request_duration.labels(route, str(status)).observe(elapsed_s)
+        if self._trace is not None:
+            self._trace.end(status)
         if self._runtime.settings.access_log:
-            access_logger.info("%s %s %d %.2f ms %s", self._method, route, status, 1000 * elapsed_s, info.id)
+            ms = 1000 * elapsed_s
+            fields = {"method": self._method, "route": route, "status": status, "ms": round(ms, 2)}
+            access_logger.info("%s %s %d %.2f ms %s", self._method, route, status, ms, info.id, extra={FIELDS: fields})

@@ -23,6 +23,7 @@ from service.api.errors import (
     UnauthorizedError,
 )
 from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
+from service.api.outcomes import OutcomeItem, OutcomesRequest, OutcomesResponse
 from service.api.tensors import HEADER_LENGTH, InferRequest
 from service.bundle.manifest import Manifest
 from service.bundle.schema import (
@@ -111,6 +112,9 @@ def _wire_schemas() -> Document:
         models.ExplanationsResponse,
         models.KeptPredictionsResponse,
         InferRequest,
+        OutcomesRequest,
+        OutcomeItem,
+        OutcomesResponse,
     )
     _, document = models_json_schema([(model, "validation") for model in wire], ref_template=REF)
     schemas: Document = document["$defs"]
@@ -150,12 +154,27 @@ def _paths(manifest: Manifest | None) -> Document:
                 *_GUARDED,
             ),
         },
+        "/outcomes": {"post": _outcomes_operation()},
         "/metrics": {"get": get_operation("Prometheus metrics", text, *ACCESS_ERRORS)},
         "/docs.json": {"get": get_operation("This document, OpenAPI 3.1", json_content({"type": "object"}))},
         "/livez": {"get": get_operation("Whether the process lives", text)},
         "/readyz": {"get": get_operation("Whether a model is ready to answer", text, NotReadyError)},
         **_page_paths(page),
         **_protocol_paths(),
+    }
+
+
+def _outcomes_operation() -> Document:
+    errors = (*_GUARDED, InvalidJsonError, NotFoundError, BodyTooLargeError, MediaTypeError, InvalidInputError, NotKeptApiError)
+    return {
+        "summary": "Tell what became of predictions, where they are kept",
+        "description": "Outcomes that fit no prediction are answered with `status: error` beside the others; when none fits, the "
+        "answer is 422. Of several outcomes of one prediction the last counts.",
+        "requestBody": {"required": True, "content": json_content(ref("OutcomesRequest"))},
+        "responses": {
+            "200": response("What became of each, in order", json_content(ref("OutcomesResponse"))),
+            **error_responses(errors),
+        },
     }
 
 

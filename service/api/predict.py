@@ -29,7 +29,7 @@ async def predict(request: Request) -> Response:
 async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     settings, metrics = runtime.settings, runtime.metrics
     body = await read_body(request, settings.max_body_bytes)
-    with timed(metrics.preprocess):
+    with timed(metrics.preprocess, "read"):
         parsed = await _read(body, model)
     predicted = await predict_instances(parsed, runtime, model, request_id=request_info(request).id)
     if answers_fhir(request):

@@ -13,6 +13,7 @@ from service.api.metrics import Metrics
 from service.api.requests import ParsedRequest, headline
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, submit, timed
+from service.api.tracing import spanned
 from service.bundle.answers import Answers, Prediction
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
@@ -54,12 +55,13 @@ async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Mode
         metrics.samples.labels("error").inc(len(scored.failures))
     attributed = await _attribute(parsed, scored, model) if parsed.with_features else None
     audit = runtime.audit
-    with timed(metrics.postprocess):
+    with timed(metrics.postprocess, "write"):
         write = partial(_predictions, parsed, scored, model, metrics, attributed, explained=parsed.explain or audit is not None)
         predictions = await aside(write, large=len(parsed.instances) > LARGE_NUM_INSTANCES)
     if audit is not None:
         rows = [record.arrays for record in _without_failures(parsed, scored)]
-        await audit.keep(predictions, rows, request_id=request_id, model=model.info)
+        with spanned("audit"):
+            await audit.keep(predictions, rows, request_id=request_id, model=model.info)
         if not parsed.explain:
             predictions = [{k: v for k, v in prediction.items() if k != "explanation"} for prediction in predictions]
     return Predicted(predictions, scored, attributed)
@@ -73,7 +75,7 @@ def _check_features(parsed: ParsedRequest, model: Model) -> None:
 
 async def _score(parsed: ParsedRequest, model: Model) -> Scored[Answers]:
     arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
-    return await submit(model.batcher, arrays, len(parsed.encoded))
+    return await submit(model.batcher, arrays, len(parsed.encoded), provider=model.predictor.provider)
 
 
 async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> Scored[Attribution] | None:
@@ -83,7 +85,7 @@ async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Mode
     records = _without_failures(parsed, scored)
     label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
     arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
-    return await submit(model.attributions, arrays, len(records))
+    return await submit(model.attributions, arrays, len(records), provider=model.predictor.provider, span="attribution")
 
 
 def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:

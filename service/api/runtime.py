@@ -18,9 +18,11 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
 from service.api.metrics import Metrics, forget_this_process
+from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
+from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
@@ -74,11 +76,19 @@ class Followed(NamedTuple):
 class Runtime:
     """One serving process. `open` loads the model, `close` answers what was accepted."""
 
-    def __init__(self, settings: Settings, *, clinical: ClinicalSettings | None = None, problem: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clinical: ClinicalSettings | None = None,
+        tracing: Tracing | None = None,
+        problem: str | None = None,
+    ) -> None:
         """`problem` says why these settings cannot be served with; the model is then never loaded."""
         self.settings = settings
         self.clinical = ClinicalSettings.model_construct() if clinical is None else clinical
         self.metrics = Metrics()
+        self.tracing = tracing
         self.reason: str | None = LOADING
         self._problem = problem
         self._model: Model | None = None
@@ -89,6 +99,7 @@ class Runtime:
         self._following = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self.audit: Audit | None = None
+        self._outcomes: OutcomeWatch | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
 
     def _read_keys(self, path: Path) -> Keys | NoKeys:
@@ -104,10 +115,14 @@ class Runtime:
         """The runtime that the I2MOE_* variables describe."""
         settings, problem = read_settings()
         clinical, clinical_problem = read_clinical_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
-        return cls(settings, clinical=clinical, problem=problem or clinical_problem)
+        tracing, missing = open_tracing(settings.traces)
+        if missing is not None and settings.traces is None:  # a platform set OTEL_* for all it runs
+            logger.warning("no traces are exported: %s", missing)
+            missing = None
+        return cls(settings, clinical=clinical, tracing=tracing, problem=problem or clinical_problem or missing)
 
     @property
     def is_ready(self) -> bool:
@@ -206,6 +221,10 @@ class Runtime:
             self.reason = None
             self.metrics.ready.set(1)
         self.metrics.model_info.labels(**model.info).set(1)
+        if self._outcomes is not None:
+            self._outcomes.model_name = model.manifest.name
+        elif self.audit is not None:
+            self._outcomes = OutcomeWatch(self.audit.store, self.settings, self.metrics, model_name=model.manifest.name)
         info = " ".join(f"{name}={value}" for name, value in model.info.items())
         if before is not None:
             self.metrics.reloads.labels("done").inc()
@@ -275,8 +294,12 @@ class Runtime:
         for model in (self._model, *(model for model, _ in self._retiring)):
             if model is not None:
                 await _close(model)
+        if self._outcomes is not None:
+            await self._outcomes.close()
         if self.audit is not None:
             await self.audit.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
         forget_this_process()
         logger.info("closed")
 

@@ -13,6 +13,7 @@ from service.api.batcher import Arrays, Batcher, BatcherClosedError, QueueFullEr
 from service.api.errors import DeadlineError, NotReadyError, OverloadedError
 from service.api.middleware import request_info
 from service.api.runtime import CLOSING, Runtime
+from service.api.tracing import add_span
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Rows)
@@ -34,22 +35,33 @@ async def within_deadline(request: Request, runtime: Runtime, answer: Awaitable[
         raise DeadlineError(f"expected an answer within {timeout_s:g} s, found none") from None
 
 
-async def submit(batcher: Batcher[R], arrays: Arrays, size: int) -> Scored[R]:
-    """Score `size` samples with whatever else waits. Raises `OverloadedError` and `NotReadyError`."""
+async def submit(batcher: Batcher[R], arrays: Arrays, size: int, *, provider: str, span: str = "inference") -> Scored[R]:
+    """Score `size` samples with whatever else waits; `span` is what traces call it.
+
+    Raises `OverloadedError` and `NotReadyError`.
+    """
+    arrived = perf_counter()
     try:
-        return await batcher.submit(arrays, size)
+        scored = await batcher.submit(arrays, size)
     except QueueFullError:
         raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
     except BatcherClosedError:
         raise NotReadyError(CLOSING) from None
+    started = arrived + scored.queue_s
+    add_span("queue", arrived, started)
+    told = {"i2moe.samples": size, "i2moe.batch_size": scored.batch_size, "i2moe.failures": len(scored.failures)}
+    add_span(span, started, perf_counter(), **told, **{"i2moe.provider": provider})
+    return scored
 
 
 @contextmanager
-def timed(histogram: Histogram) -> Iterator[None]:
-    """Observe how long the block takes, unless it fails."""
+def timed(histogram: Histogram, span: str) -> Iterator[None]:
+    """Observe how long the block takes, unless it fails; `span` is what traces call it."""
     started = perf_counter()
     yield
-    histogram.observe(perf_counter() - started)
+    ended = perf_counter()
+    histogram.observe(ended - started)
+    add_span(span, started, ended)
 
 
 async def aside(work: Callable[[], T], *, large: bool) -> T:

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import build_app
+from service.api.logs import configure_server_logs
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import Runtime
 from service.api.settings import read_settings
@@ -23,6 +24,9 @@ _settings, _ = read_settings()
 _BENTOML_TIMEOUT_S = _settings.timeout_s + 5.0  # our own deadline answers first
 _SWITCH_INTERVAL_S = 0.0002
 _OWN_PREFIXES = ("/v2/", "/cds-services/", "/fhir/")
+
+if _settings.log_format == "json":
+    configure_server_logs()  # of the process that starts the workers, too, which does nothing else with this module
 
 _app = build_app(Runtime.from_environment)
 

@@ -75,7 +75,18 @@ class Settings(BaseSettings):
     audit_required: bool = Field(default=True, description="Answer no prediction that is not kept; false: keep what can be kept.")
     audit_features: bool = Field(default=False, description="Keep also what was asked: patients' values.")
     audit_keep_days: float = Field(default=400.0, gt=0, description="After how many days a kept prediction is deleted.")
+    outcomes_days: float = Field(
+        default=90.0, gt=0, description="How far back predictions with outcomes count in the figures of /metrics."
+    )
+    outcomes_every_s: float = Field(default=300.0, gt=0, description="How often these figures are computed.")
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
+    traces: bool | None = Field(
+        default=None,
+        description="Export traces to OTEL_EXPORTER_OTLP_ENDPOINT, see docs/operations.md; not set: where that variable is.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines of text, or one JSON object per line, see docs/operations.md."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."
     )

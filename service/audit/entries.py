@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 # Words that may hold a patient's values, such as "labs.crea 14.2 is outside the range seen in training".
 _WORDED = frozenset({"warnings"})
@@ -28,6 +28,33 @@ class AuditEntry:
     model: Mapping[str, str]
     prediction: Mapping[str, Any]
     record: Mapping[str, Any] | None = None  # what was asked; only where features are kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one prediction."""
+
+    request_id: str
+    position: int
+    label: str
+    time: datetime | None = None  # when it happened, with its zone
+
+
+class Refusal(NamedTuple):
+    """Why an outcome was not kept: the part that is wrong, a stable word and a sentence without a value."""
+
+    where: str
+    type: str
+    msg: str
+
+
+class Judged(NamedTuple):
+    """A prediction of a binary task whose outcome is known."""
+
+    model_name: str
+    model_version: str
+    probability: float  # that was stated of the last label
+    event: bool  # whether it came true
 
 
 def without_values(prediction: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,41 +1,25 @@
-"""Where predictions are kept: one table of a SQLite file or of a PostgreSQL database. The only module that knows SQLAlchemy."""
+"""Where predictions and what became of them are kept: a SQLite file or a PostgreSQL database."""
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from service.audit.entries import AuditEntry, AuditError
+from service.audit.entries import AuditEntry, AuditError, Judged, Outcome, Refusal
 
 try:
     import sqlalchemy as sql
 except ModuleNotFoundError as error:  # pragma: no cover - tests have it
     raise ModuleNotFoundError("keeping predictions needs a database library: pip install 'i2moe-service[audit]'") from error
 
+from service.audit.outcomes import add_outcomes, forget_outcomes, judged
+from service.audit.tables import METADATA, PREDICTIONS, VERSIONS, microseconds, prediction_entry, prediction_row
+
 FORMAT_VERSION = 1  # of the tables; a store of another version is refused
 _BUSY_S = 10  # how long a worker waits for another that is writing to the same SQLite file
 
 _RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
-
-_METADATA = sql.MetaData()
-_VERSIONS = sql.Table("i2moe_audit_format", _METADATA, sql.Column("version", sql.Integer, primary_key=True))
-_PREDICTIONS = sql.Table(
-    "i2moe_predictions",
-    _METADATA,
-    sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sql.Column("request_id", sql.String(128), nullable=False, index=True),
-    sql.Column("position", sql.Integer, nullable=False),
-    sql.Column("time_us", sql.BigInteger, nullable=False, index=True),  # since 1970, UTC; SQLite knows no time zones
-    sql.Column("model_name", sql.String, nullable=False),
-    sql.Column("model_version", sql.String, nullable=False),
-    sql.Column("model_sha256", sql.String(64), nullable=False),
-    sql.Column("probability", sql.Float),  # for whoever looks for patients at risk with SQL; the rest is in `prediction`
-    sql.Column("prediction", sql.JSON, nullable=False),
-    sql.Column("record", sql.JSON(none_as_null=True)),
-)
-_MODEL = ("name", "version", "sha256")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PredictionStore:
@@ -84,28 +68,39 @@ class PredictionStore:
     def _make_tables(self) -> list[int]:
         """Make what is not there; answers the version of what is."""
         with self._engine.begin() as connection:
-            _METADATA.create_all(connection, checkfirst=True)
-            found = list(connection.execute(sql.select(_VERSIONS.c.version)).scalars())
+            METADATA.create_all(connection, checkfirst=True)
+            found = list(connection.execute(sql.select(VERSIONS.c.version)).scalars())
             if not found:
-                connection.execute(_VERSIONS.insert(), [{"version": FORMAT_VERSION}])
+                connection.execute(VERSIONS.insert(), [{"version": FORMAT_VERSION}])
         return found or [FORMAT_VERSION]
 
     def write(self, entries: Sequence[AuditEntry]) -> None:
         """Keep all of these, or none. They are on the disk when this returns. Raises `AuditError`."""
         with self._words_errors("written"), self._engine.begin() as connection:
-            connection.execute(_PREDICTIONS.insert(), [_row(entry) for entry in entries])
+            connection.execute(PREDICTIONS.insert(), [prediction_row(entry) for entry in entries])
 
     def find(self, request_id: str) -> list[AuditEntry]:
         """What was answered to requests of this id, the oldest first; a client may use an id twice. Raises `AuditError`."""
-        wanted = sql.select(_PREDICTIONS).where(_PREDICTIONS.c.request_id == request_id).order_by(_PREDICTIONS.c.number)
+        wanted = sql.select(PREDICTIONS).where(PREDICTIONS.c.request_id == request_id).order_by(PREDICTIONS.c.number)
         with self._words_errors("read"), self._engine.connect() as connection:
-            return [_entry(row) for row in connection.execute(wanted).mappings()]
+            return [prediction_entry(row) for row in connection.execute(wanted).mappings()]
+
+    def add_outcomes(self, outcomes: Sequence[Outcome], *, received: datetime) -> list[Refusal | None]:
+        """Keep what became of predictions; answers for each why it was refused, or None. Raises `AuditError`."""
+        with self._words_errors("written"), self._engine.begin() as connection:
+            return add_outcomes(connection, outcomes, received=received)
+
+    def judged(self, since: datetime) -> list[Judged]:
+        """Predictions of binary tasks since then whose outcome is known, by the outcome told last. Raises `AuditError`."""
+        with self._words_errors("read"), self._engine.connect() as connection:
+            return judged(connection, since)
 
     def prune(self, now: datetime) -> int:
-        """Forget what is older than may be kept; answers how many predictions that were. Raises `AuditError`."""
-        old = _PREDICTIONS.c.time_us < _microseconds(now - self._keep)
+        """Forget what is older than may be kept, outcomes included; answers how many predictions. Raises `AuditError`."""
+        old = PREDICTIONS.c.time_us < microseconds(now - self._keep)
         with self._words_errors("pruned"), self._engine.begin() as connection:
-            return int(connection.execute(_PREDICTIONS.delete().where(old)).rowcount)
+            forget_outcomes(connection, old)
+            return int(connection.execute(PREDICTIONS.delete().where(old)).rowcount)
 
     def close(self) -> None:
         """Let go of files and connections."""
@@ -135,30 +130,3 @@ def _prepare(engine: sql.Engine) -> None:
         def configure(connection: Any, _: Any) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def _row(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "request_id": entry.request_id,
-        "position": entry.position,
-        "time_us": _microseconds(entry.time),
-        **{f"model_{name}": entry.model[name] for name in _MODEL},
-        "probability": entry.prediction.get("probability"),
-        "prediction": dict(entry.prediction),
-        "record": None if entry.record is None else dict(entry.record),
-    }
-
-
-def _entry(row: sql.RowMapping) -> AuditEntry:
-    return AuditEntry(
-        request_id=row["request_id"],
-        position=row["position"],
-        time=_EPOCH + timedelta(microseconds=row["time_us"]),
-        model={name: row[f"model_{name}"] for name in _MODEL},
-        prediction=row["prediction"],
-        record=row["record"],
-    )

@@ -139,7 +139,7 @@ async def _call(request: Request, runtime: Runtime) -> Response:
     service = _service(request, model.manifest)
     check_media_type(request)
     body = await read_body(request, runtime.settings.max_body_bytes)
-    with timed(runtime.metrics.preprocess):
+    with timed(runtime.metrics.preprocess, "read"):
         hook = await asyncio.to_thread(_read_hook, body, service, model.manifest)
     if hook.instance.encoded is None:
         if hook.missing:
@@ -218,7 +218,7 @@ async def _evaluate(request: Request, runtime: Runtime) -> Response:
     model = runtime.require_model()
     check_media_type(request)
     body = await read_body(request, runtime.settings.max_body_bytes)
-    with timed(runtime.metrics.preprocess):
+    with timed(runtime.metrics.preprocess, "read"):
         mapped, instance = await asyncio.to_thread(_read_bundle, body, model.manifest)
     prediction = await _predict(request, instance, runtime, model)
     notes = [*prediction["warnings"], *mapped.remarks, *(f"Not used: {sentence}" for sentence in mapped.unusable)]

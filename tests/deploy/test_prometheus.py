@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_rules_and_dashboard_ask_for_metrics_that_exist() -> None:
     """A renamed metric would leave a panel empty and an alert silent."""
     text = "".join(path.read_text() for path in (RULES / "recording.yml", RULES / "alerts.yml"))
     asked = set(OUR_METRIC.findall(text)) | {name for _, query in panels() for name in OUR_METRIC.findall(query)}
-    groups = {"i2moe_requests", "i2moe_availability", "i2moe_saturation", "i2moe_model", "i2moe_drift"}
+    groups = {"i2moe_requests", "i2moe_availability", "i2moe_saturation", "i2moe_model", "i2moe_drift", "i2moe_outcomes"}
     described = set(re.findall(r"# TYPE (\w+) ", Metrics().render().decode()))
     known = described | {f"{name}_{part}" for name in described for part in ("bucket", "sum", "count")}
     assert asked - groups <= known
@@ -78,17 +79,34 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Any:
     program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     bundle = write_tiny_bundle(folder / "bundle", uncertainty=TINY_UNCERTAINTY).path
+    environment = {
+        "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
+        "I2MOE_AUDIT_REQUIRED": "false",  # a slow disk would raise an alert
+        "I2MOE_OUTCOMES_EVERY_S": "0.5",
+    }
     with (
-        running_server(bundle, folder / "server") as server,
+        running_server(bundle, folder / "server", environment=environment) as server,
         running_prometheus(server, folder) as it,
     ):
         be_busy(server)
+        tell_outcomes(server)
         it.wait_for('i2moe_request_duration_seconds_count{route="/predict",status="422"} == 5')
         be_busy(server)  # requests by route and status are series that appear with the first of them
         it.wait_for('i2moe:scored_samples:increase1d > 0 and on (job) i2moe:population_stability_index:1d{of="risk"}')
         it.wait_for('i2moe:missing_modality:ratio1d{modality="history"} > 0')
         it.wait_for("i2moe:scoring_latency_seconds:p99_5m > 0")
         yield it
+
+
+def tell_outcomes(server: Server) -> None:
+    """Half of two patients die."""
+    answer = server.post("/predict", {"instances": [tiny_example(), {"labs": {"crea": 1.0}}]}).json()
+    told = [{"request_id": answer["request_id"], "position": i, "label": label} for i, label in enumerate(("dead", "alive"))]
+    for _ in range(100):  # until the predictions are kept
+        if server.post("/outcomes", {"outcomes": told}).json().get("accepted") == 2:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the predictions were never kept")
 
 
 def be_busy(server: Server) -> None:
@@ -110,7 +128,7 @@ def test_a_dashboard_panel_shows_something(scraped: Prometheus, title: str, quer
 def test_what_prometheus_sees_is_what_happened(scraped: Prometheus) -> None:
     """Counts come through the service's several files as they were, and drift is measured against the bundle."""
     (samples,) = scraped.query('sum(i2moe_samples_total{outcome="ok"})')
-    assert float(samples["value"][1]) == 50
+    assert float(samples["value"][1]) == 52
     (shares,) = scraped.query('sum(i2moe:served_share:1d{of="risk"})')
     assert float(shares["value"][1]) == pytest.approx(1)
     (missing,) = scraped.query('i2moe:missing_modality:ratio1d{modality="history"}')

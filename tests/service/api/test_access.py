@@ -33,6 +33,7 @@ NEEDS = {
     "/nothing": None,
     "/predictions/r1": "audit",
     "/admin/reload": "admin",
+    "/outcomes": "outcomes",
     "/cds-services": "predict",
     "/cds-services/tiny-patient-view": "predict",
     "/cds-services/tiny-patient-view/feedback": "predict",

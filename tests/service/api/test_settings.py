@@ -75,6 +75,6 @@ def test_misspelt_variables_are_warned_about_at_start(monkeypatch: pytest.Monkey
     monkeypatch.setenv("I2MOE_MAX_BATCHSIZE", "1")
     logger = logging.getLogger("i2moe")
     monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr("service.api.runtime.configure_logging", lambda level: None)
+    monkeypatch.setattr("service.api.runtime.configure_logging", lambda level, form: None)
     Runtime.from_environment()
     assert "I2MOE_MAX_BATCHSIZE is not a setting of this service and is ignored" in caplog.text

@@ -84,7 +84,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
     engine = sql.create_engine(url)
     with engine.begin() as connection:
-        connection.execute(sql.text("DROP TABLE IF EXISTS i2moe_predictions, i2moe_audit_format"))
+        connection.execute(sql.text("DROP TABLE IF EXISTS i2moe_outcomes, i2moe_predictions, i2moe_audit_format"))
     engine.dispose()
     return url
 

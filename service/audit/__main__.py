@@ -1,0 +1,67 @@
+"""`python -m service.audit report URL`: what predictions were worth by their outcomes, as GET /metrics exports it."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+from service.audit.entries import AuditError
+from service.audit.figures import Figures, figures_by_model
+
+_HEADER = f"{'model':32} {'outcomes':>8} {'events':>7} {'AUROC':>7} {'Brier':>7} {'observed - expected':>20}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; answers the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        from service.audit.store import PredictionStore  # says what to install where that is missing
+
+        store = PredictionStore(options.url, keep_days=options.days)
+        try:
+            found = figures_by_model(store.judged(datetime.now(UTC) - timedelta(days=options.days)))
+        finally:
+            store.close()
+    except (AuditError, ModuleNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(_as_json(found) if options.json else _as_table(found, options.days))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m service.audit", description=__doc__)
+    report = parser.add_subparsers(required=True).add_parser("report", help="figures by model, of binary tasks")
+    report.add_argument("url", help="the store, as in I2MOE_AUDIT_URL")
+    report.add_argument("--days", type=float, default=90.0, help="how far back predictions count (default: 90)")
+    report.add_argument("--json", action="store_true", help="for a program")
+    return parser
+
+
+def _as_json(found: dict[tuple[str, str], Figures]) -> str:
+    models = [
+        {"name": name, "version": version, **{key: _finite(value) for key, value in asdict(told).items()}}
+        for (name, version), told in found.items()
+    ]
+    return json.dumps({"models": models}, indent=2)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _as_table(found: dict[tuple[str, str], Figures], days: float) -> str:
+    if not found:
+        return f"no prediction of the last {days:g} days has an outcome"
+    lines = [
+        f"{f'{name} {version}':32} {told.count:8d} {told.events:7d} {told.auroc:7.3f} {told.brier:7.3f} {told.calibration:+20.3f}"
+        for (name, version), told in found.items()
+    ]
+    return "\n".join([_HEADER, *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

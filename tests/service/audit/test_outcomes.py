@@ -1,0 +1,118 @@
+"""What became of predictions, in the store: what is kept, what is refused, and what counts."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.audit.__main__ import main
+from service.audit.entries import Judged, Outcome
+from service.audit.store import PredictionStore
+from tests.service.audit.test_store import MODEL, NOW, entry, postgres, url  # noqa: F401 - fixtures
+
+YEAR_AGO = NOW - timedelta(days=365)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[PredictionStore]:  # noqa: F811 - the fixture
+    """A store with predictions of two requests."""
+    store = PredictionStore(url, keep_days=365)
+    store.write([prediction("r1", 0, 0.9), prediction("r1", 1, 0.2), prediction("r2", 0, 0.6)])
+    yield store
+    store.close()
+
+
+def prediction(request_id: str, position: int, risk: float, **changes: Any) -> Any:
+    told = {"label": "dead", "probability": risk, "probabilities": {"alive": 1 - risk, "dead": risk}}
+    return entry(request_id, position, **{"prediction": told} | changes)
+
+
+def outcome(request_id: str, label: str = "dead", position: int = 0) -> Outcome:
+    return Outcome(request_id=request_id, position=position, label=label)
+
+
+def add(store: PredictionStore, *outcomes: Outcome) -> list[str | None]:
+    """Tell outcomes; answers the word for why each was refused."""
+    return [refusal and refusal.type for refusal in store.add_outcomes(outcomes, received=NOW)]
+
+
+def test_outcomes_find_their_predictions(store: PredictionStore) -> None:
+    """By request and position; a prediction without an outcome is not judged."""
+    assert add(store, outcome("r1"), outcome("r1", "alive", position=1)) == [None, None]
+    assert store.judged(YEAR_AGO) == [Judged("tiny", "1.0.0", 0.9, True), Judged("tiny", "1.0.0", 0.2, False)]
+
+
+def test_what_fits_no_prediction_is_told_and_the_others_are_kept(store: PredictionStore) -> None:
+    """A request that is not known, a position, a label; none of them is repeated."""
+    told = add(store, outcome("r9"), outcome("r1", position=2), outcome("r1", "ZQX7731"), outcome("r2"))
+    assert told == ["unknown_prediction", "unknown_prediction", "unknown_label", None]
+    (refusal,) = store.add_outcomes([outcome("r1", "ZQX7731")], received=NOW)
+    assert refusal is not None
+    assert refusal.msg == "must be one of alive, dead, which this prediction was about"
+    assert len(store.judged(YEAR_AGO)) == 1
+
+
+def test_of_a_request_id_that_was_used_twice_nothing_can_be_told(store: PredictionStore) -> None:
+    """An outcome is never given to the wrong patient."""
+    store.write([prediction("r2", 0, 0.1)])
+    assert add(store, outcome("r2")) == ["ambiguous_prediction"]
+    assert store.judged(YEAR_AGO) == []
+
+
+def test_the_outcome_told_last_counts(store: PredictionStore) -> None:
+    """A registry corrects itself, also within one request."""
+    add(store, outcome("r1"))
+    add(store, outcome("r1", "alive"))
+    add(store, outcome("r2", "alive"), outcome("r2", "dead"))
+    assert [(one.probability, one.event) for one in store.judged(YEAR_AGO)] == [(0.9, False), (0.6, True)]
+
+
+def test_of_more_than_two_labels_outcomes_are_kept_and_not_judged(store: PredictionStore) -> None:
+    """The figures are those of a risk."""
+    three = {"label": "b", "probability": 0.5, "probabilities": {"a": 0.2, "b": 0.5, "c": 0.3}}
+    store.write([prediction("r3", 0, 0.5, prediction=three)])
+    assert add(store, outcome("r3", "c")) == [None]
+    assert store.judged(YEAR_AGO) == []
+
+
+def test_predictions_count_for_a_while(store: PredictionStore) -> None:
+    """By when they were made, whenever the outcome came."""
+    add(store, outcome("r1"))
+    assert store.judged(NOW + timedelta(seconds=1)) == []
+
+
+def test_outcomes_go_with_their_predictions(store: PredictionStore) -> None:
+    """What is old is forgotten whole, and a new prediction never finds an old outcome."""
+    add(store, outcome("r1"), outcome("r2"))
+    assert store.prune(NOW + timedelta(days=366)) == 3
+    store.write([prediction("r1", 0, 0.5)])
+    assert store.judged(YEAR_AGO) == []
+
+
+def test_the_report_is_for_a_person_or_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same figures, with null where one is not defined."""
+    address = f"sqlite:///{tmp_path / 'kept.db'}"
+    store = PredictionStore(address, keep_days=365)
+    assert main(["report", address]) == 0
+    assert capsys.readouterr().out == "no prediction of the last 90 days has an outcome\n"
+    store.write([prediction("r1", 0, 0.75, time=datetime.now(UTC))])
+    add(store, outcome("r1"))
+    store.close()
+    assert main(["report", address]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["model", "outcomes", "events", "AUROC", "Brier", "observed", "-", "expected"]
+    assert line.split() == ["tiny", "1.0.0", "1", "1", "nan", "0.062", "+0.250"]
+    assert main(["report", address, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["models"]
+    assert told == {"name": MODEL["name"], "version": "1.0.0", "count": 1, "events": 1, "auroc": None, "brier": 0.0625} | {
+        "calibration": 0.25
+    }
+
+
+def test_a_report_of_a_store_that_cannot_be_opened_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence and an exit status."""
+    assert main(["report", "sqlite:////no/such/folder/kept.db"]) == 1
+    assert "could not be opened" in capsys.readouterr().err
