@@ -67,6 +67,9 @@ class Reference:
         if method == "get":
             response = self._http.get(asked)
             yield f"```sh\ncurl localhost:3000{asked}\n```\n"
+        elif "requestBody" not in told:
+            response = self._http.post(asked)
+            yield f"```sh\ncurl -X POST localhost:3000{asked}\n```\n"
         else:
             body, kind = self._body(path, told), next(iter(told["requestBody"]["content"]))
             response = self._http.post(asked, json=body, headers={"Content-Type": kind})
@@ -84,6 +87,8 @@ class Reference:
 
     def _body(self, path: str, told: Json) -> Json:
         """The example of /docs.json, or one that fits the model's own description."""
+        if path == "/outcomes":  # of a prediction that was asked for above
+            return {"outcomes": [{"request_id": _ID, "label": self._http.get("/model").json()["task"]["labels"][-1]}]}
         content: Json = next(iter(told["requestBody"]["content"].values()))
         if examples := content.get("examples"):
             return dict(next(iter(examples.values()))["value"])
