@@ -42,6 +42,8 @@ from training.run import fit
 
 __all__ = ["one_thread"]
 
+pytestmark = pytest.mark.slow
+
 NOTE = {"column": "note", "encoder": "onnx", "path": "encoder", "max_tokens": 4, "max_chunks": 1, "normalise": False}
 MODALITIES: dict[str, Any] = {"labs": {"numeric": ["crea", "sod"]}, "note": {"categorical": ["sex"], "text": NOTE}}
 PRIVATE = "Zebediah"
@@ -326,7 +328,6 @@ def test_a_recipe_whose_encoder_is_not_there_leaves_no_run(tmp_path: Path) -> No
 MINILM = "I2MOE_TEST_MINILM"  # a folder with MiniLM's model.onnx and tokenizer.json; docs/text.md says how to make it
 
 
-@pytest.mark.slow
 def test_minilm_knows_what_texts_are_about(tmp_path: Path) -> None:
     """A real encoder: like texts are near each other, whatever is embedded beside them."""
     if not (folder := os.environ.get(MINILM)):
