@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.errors import InvalidInputError, NotFoundError, NotKeptApiError, tell
+from service.api.logs import places
 from service.api.requests import check_media_type, headline, read_body, read_json, refused
 from service.audit.entries import AuditError, Outcome, Refusal
 from service.audit.figures import Figures, figures_by_model
@@ -140,6 +141,8 @@ class OutcomeWatch:
                 self._tell(await asyncio.to_thread(self._measure))
             except AuditError as error:
                 logger.warning("outcomes were not measured: %s", error)
+            except Exception as error:  # the next time is another chance
+                logger.error("outcomes were not measured: %s", places(error))  # noqa: TRY400 - never the text
             await asyncio.sleep(self._every_s)
 
     def _measure(self) -> dict[str, Figures]:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from service.audit.store import PredictionStore  # says what to install where that is missing
 
-        store = PredictionStore(options.url, keep_days=options.days)
+        store = PredictionStore(options.url, keep_days=options.days, must_exist=True)
         try:
             found = figures_by_model(store.judged(datetime.now(UTC) - timedelta(days=options.days)))
         finally:

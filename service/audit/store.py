@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from service.audit.entries import AuditEntry, AuditError, Judged, Outcome, Refusal
@@ -25,9 +26,10 @@ _RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 class PredictionStore:
     """An open store. Every method may be called from any thread, and several processes may share one."""
 
-    def __init__(self, url: str, *, keep_days: float) -> None:
+    def __init__(self, url: str, *, keep_days: float, must_exist: bool = False) -> None:
         """Open the store, and make its tables where there are none. Raises `AuditError`.
 
+        With `must_exist` a SQLite file that is not there is an error: readers would make an empty one of a misspelt name.
         `url` is SQLAlchemy's: `sqlite:////var/lib/i2moe/predictions.db` or `postgresql+psycopg://user:password@host/database`.
         """
         self._keep = timedelta(days=keep_days)
@@ -35,6 +37,8 @@ class PredictionStore:
         with self._words_errors("opened"):
             address = sql.make_url(url)
             self._where = address.render_as_string(hide_password=True)
+            if must_exist and not _is_there(address):
+                raise AuditError(f"{self._where}: expected a store, found no file")
             self._engine = sql.create_engine(address, hide_parameters=True, **_options(address))
             _prepare(self._engine)
         self._check_version()
@@ -114,6 +118,10 @@ def _is_race(error: Exception) -> bool:
         or "SQLITE_BUSY" in getattr(getattr(error, "orig", None), "sqlite_errorname", "")
         or "already exists" in str(getattr(error, "orig", ""))
     )
+
+
+def _is_there(address: sql.URL) -> bool:
+    return address.get_backend_name() != "sqlite" or Path(address.database or "").is_file()
 
 
 def _options(address: sql.URL) -> dict[str, Any]:

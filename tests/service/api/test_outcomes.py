@@ -1,17 +1,23 @@
 """POST /outcomes, and the figures that follow from it."""
 
+import asyncio
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.access.keys import new_key
+from service.api.metrics import Metrics
 from service.api.openapi import build_openapi
-from service.api.outcomes import MAX_OUTCOMES, OutcomesResponse
+from service.api.outcomes import MAX_OUTCOMES, OutcomesResponse, OutcomeWatch
+from service.api.settings import Settings
+from service.audit.entries import Judged
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
 from tests.serving import Server, running_server
@@ -153,6 +159,40 @@ def test_the_document_shows_how_outcomes_are_told() -> None:
     assert document["components"]["schemas"]["OutcomesRequest"]["properties"]["outcomes"]["items"] == {
         "$ref": "#/components/schemas/OutcomeItem"
     }
+
+
+class OddStore:
+    """Fails in a way nobody foresaw, then tells of twelve versions: version v has v outcomes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def judged(self, since: datetime) -> list[Judged]:
+        self.asked += 1
+        if self.asked == 1:
+            raise ZeroDivisionError(SENTINEL)
+        other = [Judged("another", "1", 0.5, True)]
+        return other + [Judged("tiny", str(v), 0.5, True) for v in range(1, 13) for _ in range(v)]
+
+
+def test_measuring_goes_on_and_tells_few_versions(caplog: pytest.LogCaptureFixture) -> None:
+    """An odd failure is logged by its places and tried again; of many versions those with the most outcomes have series."""
+    store, metrics = OddStore(), Metrics()
+
+    async def scenario() -> None:
+        settings = Settings(outcomes_every_s=0.01)
+        watch = OutcomeWatch(store, settings, metrics, model_name="tiny")  # type: ignore[arg-type]
+        async with asyncio.timeout(20):
+            while store.asked < 3:
+                await asyncio.sleep(0.01)
+        await watch.close()
+
+    asyncio.run(scenario())
+    told = re.findall(r'i2moe_outcome_count\{version="(\d+)"\} (\d+)', metrics.render().decode())
+    assert sorted(map(int, dict(told))) == list(range(3, 13))
+    assert all(version == count for version, count in told)
+    assert "outcomes were not measured: ZeroDivisionError" in caplog.text
+    assert f"ZeroDivisionError: {SENTINEL}" not in caplog.text
 
 
 @pytest.mark.slow

@@ -112,7 +112,11 @@ def test_the_report_is_for_a_person_or_a_program(tmp_path: Path, capsys: pytest.
     }
 
 
-def test_a_report_of_a_store_that_cannot_be_opened_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence and an exit status."""
-    assert main(["report", "sqlite:////no/such/folder/kept.db"]) == 1
+def test_a_report_of_a_store_that_cannot_be_opened_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence and an exit status; nothing is made where nothing was."""
+    path = tmp_path / "misspelt.db"
+    assert main(["report", f"sqlite:///{path}"]) == 1
+    assert capsys.readouterr().err == f"sqlite:///{path}: expected a store, found no file\n"
+    assert not path.exists()
+    assert main(["report", "nonsense"]) == 1
     assert "could not be opened" in capsys.readouterr().err
