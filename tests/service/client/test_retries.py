@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.client import (
@@ -108,6 +108,7 @@ def test_attempts_end() -> None:
     assert len(asked) == 4
 
 
+@settings(deadline=None)
 @given(
     after=st.none() | st.floats(0, 20),
     drawn=st.lists(st.floats(0, 1, exclude_max=True), min_size=9, max_size=9),
