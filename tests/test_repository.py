@@ -87,6 +87,8 @@ def test_dockerfile_is_safe_by_default() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, flags=re.MULTILINE)
     assert copied == ["requirements.txt requirements.hashes.txt", "service"]
     assert "--require-hashes" in text
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text))
+    assert labels == {"title", "description", "version", "revision", "licenses"}
 
 
 def test_bentofile_packs_the_service_alone() -> None:

@@ -172,12 +172,22 @@ class TimedOutError(RefusedError):
     codes = ("TIMEOUT",)
 
 
+# Who speaks HTTP and not this API, such as a proxy or BentoML's own limits, or a code that this version does not know.
+_BY_STATUS: dict[int, type[RefusedError]] = {
+    HTTPStatus.UNAUTHORIZED: UnauthorizedError,
+    HTTPStatus.FORBIDDEN: ForbiddenError,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: BodyTooLargeError,
+    HTTPStatus.TOO_MANY_REQUESTS: RateLimitedError,
+    HTTPStatus.SERVICE_UNAVAILABLE: UnavailableError,
+    HTTPStatus.GATEWAY_TIMEOUT: TimedOutError,
+}
+
+
 def refusal(response: httpx.Response) -> RefusedError:
-    """What a response that is no success says. A code that this version does not know is told by its HTTP status."""
+    """What a response that is no success says."""
     told = _told(response)
     by_code = {code: kind for kind in kinds() for code in kind.codes}
-    fallback = UnavailableError if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE else RefusedError
-    kind = by_code.get(told.code, fallback)
+    kind = by_code.get(told.code) or _BY_STATUS.get(response.status_code, RefusedError)
     return kind(response.status_code, told, retry_after_s=_retry_after_s(response.headers.get("retry-after", "")))
 
 

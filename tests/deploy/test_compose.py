@@ -2,6 +2,7 @@
 
 import re
 import stat
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from deploy.compose.secrets import make_secrets
 from service.access.keys import Keys
 from service.api.settings import unknown_variables
-from tests.deploy.prometheus import RULES
+from tests.deploy.prometheus import RULES, program
 from tests.serving import ROOT
 
 FOLDER = ROOT / "deploy" / "compose"
@@ -69,6 +70,9 @@ def test_prometheus_scrapes_as_everywhere() -> None:
     assert own["scrape_configs"][0].pop("authorization") == {"credentials_file": "/run/secrets/metrics_key"}
     del common["alerting"]
     assert own == common
+    command = [program("promtool"), "check", "config", "--syntax-only", str(FOLDER / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_grafana_finds_its_dashboard_and_its_data() -> None:

@@ -25,6 +25,7 @@ from service.client import (
     Client,
     FailedPrediction,
     ForbiddenError,
+    GivenUpError,
     InvalidInputError,
     NoAnswerError,
     NotFoundError,
@@ -294,6 +295,30 @@ def test_nobody_listening_is_told_as_such() -> None:
         assert not client.is_ready()
         with pytest.raises(NoAnswerError, match="ConnectError"):
             client.model()
+
+
+def test_nobody_is_waited_for_beyond_the_deadline(bundle: Path) -> None:
+    """A service that never answers costs a call its deadline and not the time-out of a connection."""
+
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        raise AssertionError("the client still waits")
+
+    async def main() -> None:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(silent))
+        async with AsyncClient("http://x", http=http, retries=Retries(deadline_s=0.05)) as client:
+            with pytest.raises(GivenUpError, match=r"within 0\.05 s"):
+                await client.model()
+
+    asyncio.run(main())
+
+
+def test_tensors_that_are_not_bytes_are_told_as_such() -> None:
+    """Where bytes were asked for, numbers in JSON are no answer."""
+    told = {"outputs": [{"name": "prediction", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
+    http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=told)))
+    with Client("http://x", http=http) as client, pytest.raises(AnswerError, match="bytes after the JSON part"):
+        client.infer({"labs": np.zeros((1, 1))}, model="tiny")
 
 
 def test_another_service_is_told_as_such() -> None:

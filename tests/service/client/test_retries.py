@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.client import (
+    BodyTooLargeError,
     Client,
     GivenUpError,
     InternalError,
@@ -15,6 +16,7 @@ from service.client import (
     RateLimitedError,
     RefusedError,
     Retries,
+    TimedOutError,
     UnavailableError,
 )
 from service.client.errors import NoAnswerError, refusal
@@ -64,6 +66,7 @@ def served(*responses: httpx.Response | Exception) -> tuple[Client, list[httpx.R
         refused(503, "MODEL_NOT_READY"),
         refused(429, "RATE_LIMITED", retry_after="0"),
         httpx.Response(503, text="<html>upstream is gone</html>"),
+        httpx.Response(429, json={"error": "Too many requests"}),  # BentoML's own limit
         httpx.ConnectError("refused"),
         httpx.RemoteProtocolError("server hung up"),
     ],
@@ -84,6 +87,8 @@ def test_what_passes_is_tried_again_under_the_same_id(first: httpx.Response | Ex
         (refused(504, "TIMEOUT"), RefusedError),
         (httpx.ReadTimeout("slow"), GivenUpError),
         (refused(418, "SOMETHING_NEW"), RefusedError),
+        (httpx.Response(413, text="<html>nginx</html>"), BodyTooLargeError),
+        (httpx.Response(504, text=""), TimedOutError),
         (refused(429, "RATE_LIMITED", retry_after="3600"), RateLimitedError),
     ],
 )
@@ -103,6 +108,7 @@ def test_attempts_end() -> None:
     assert len(asked) == 4
 
 
+@settings(deadline=None)
 @given(
     after=st.none() | st.floats(0, 20),
     drawn=st.lists(st.floats(0, 1, exclude_max=True), min_size=9, max_size=9),

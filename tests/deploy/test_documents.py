@@ -1,0 +1,37 @@
+"""What docs/deploy.md and docs/client.md say is there is there, and the client's examples run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.serving import ROOT, running_server
+from tests.tiny_bundle import write_tiny_bundle
+
+DEPLOY, CLIENT = ROOT / "docs" / "deploy.md", ROOT / "docs" / "client.md"
+
+
+def test_files_and_targets_exist() -> None:
+    """Every file, folder and make target that the page on deployment names."""
+    text = DEPLOY.read_text()
+    named = set(re.findall(r"\b((?:deploy|docs|service|benchmarks)/[\w./-]*\w)", text)) - {
+        "deploy/compose/secrets/grafana_password"
+    }
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text()))
+    assert set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", text)) <= targets
+
+
+@pytest.mark.slow
+def test_the_clients_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As printed, but for the address."""
+    examples = re.findall(r"(?ms)^```python\n(.*?)^```$", CLIENT.read_text())
+    assert len(examples) == 2
+    with running_server(write_tiny_bundle(tmp_path / "bundle").path, tmp_path / "server") as server:
+        for example in examples:
+            exec(compile(example.replace("http://127.0.0.1:3000", server.url), "example", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "dead 0.512497 unique:labs" in printed
+    assert "INVALID_INPUT visit-7" in printed
+    assert "(64, 2) (64, 4)" in printed
