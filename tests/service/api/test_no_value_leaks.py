@@ -192,6 +192,7 @@ def read_everything(caller: Caller) -> None:
         ("/v2/models/tiny/versions/1.0.0/ready", "/v2/models/{name}/versions/{version}/ready"),
     ):
         assert caller.get(path, route).status_code == 200
+    assert caller.post("/admin/reload", {"patient": WORD, "value": NUMBER}).status_code == 200
     caller.get(f"/static/{WORD}", "/static/{name}")
     caller.get(f"/predictions/{WORD}", "/predictions/{request_id}")
     for path in (f"/patients/{WORD}", f"/predict?patient={WORD}", f"/v2/models/{WORD}", f"/cds-services/{WORD}/{NUMBER}"):
