@@ -13,11 +13,11 @@ from service.api.page import page_headers
 from service.api.runtime import Model
 from service.api.scoring import runtime_of
 from service.api.source_attributes import CITATION, tell_groups
+from service.bundle.card import NOTICE
 from service.bundle.validity import describe_validity
 
 _JSON, _HTML = "application/json", "text/html"
 _VARY = {"Vary": "Accept"}
-NOTICE = "Research use. Not for clinical decisions."
 _STANDARD = {
     "name": "ONC HTI-1 source attributes of predictive decision support interventions",
     "citation": CITATION,

@@ -200,6 +200,7 @@ class PredictResponse(_Wire):
 
     model: ModelInfo
     request_id: str = Field(description="The request's X-Request-ID where it sent a plain one, else a new one.")
+    notice: str = Field(description="What the predictions are not for.")
     predictions: list[Annotated[Prediction | FailedPrediction, Field(discriminator="status")]]
     timing_ms: Timing
 

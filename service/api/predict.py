@@ -12,6 +12,7 @@ from service.api.predictions import LARGE_NUM_INSTANCES, Predicted, predict_inst
 from service.api.requests import ParsedRequest, check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, timed, within_deadline
+from service.bundle.card import NOTICE
 from service.clinical.risk_assessment import answer_document
 
 # Beyond this size the work would hold up other requests in the event loop for milliseconds.
@@ -36,7 +37,13 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
         return await _as_fhir(predicted, model)
     info = request_info(request)
     timing_ms = predicted.timing_ms(info.elapsed_s)
-    response = {"model": model.info, "request_id": info.id, "predictions": predicted.predictions, "timing_ms": timing_ms}
+    response = {
+        "model": model.info,
+        "request_id": info.id,
+        "notice": NOTICE,
+        "predictions": predicted.predictions,
+        "timing_ms": timing_ms,
+    }
     return Response(to_json(response, inf_nan_mode="null"), media_type="application/json")
 
 

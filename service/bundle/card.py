@@ -10,6 +10,7 @@ from pydantic import Field
 
 from service.bundle.features import Frozen
 
+NOTICE = "Research use. Not for clinical decisions."  # wherever a score appears
 NOT_STATED = "Not stated."  # stands in for a required text where a recipe has no card
 NOT_RECORDED = "Not recorded in the checkpoint."  # the same, for a released checkpoint
 _UNKNOWN = frozenset({NOT_STATED, NOT_RECORDED})

@@ -129,6 +129,7 @@ class PredictResponse(_Wire, frozen=True):
 
     model: ModelInfo
     request_id: str
+    notice: str
     predictions: list[Prediction | FailedPrediction]
     timing_ms: Timing
 

@@ -5,12 +5,12 @@ from typing import Any
 from uuid import uuid4
 
 from service.bundle.answers import Prediction
+from service.bundle.card import NOTICE
 from service.bundle.explanation import headline, percent_words
 from service.bundle.manifest import Manifest, TaskInfo
 from service.clinical.extensions import CANONICAL
 from service.clinical.hooks import Indicator
 from service.clinical.record import MappedRecord
-from service.clinical.risk_assessment import DISCLAIMER
 
 MAX_SUMMARY = 139
 _MAX_LISTED = 15  # of missing and unusable things each; a card is read in seconds
@@ -96,7 +96,7 @@ def _detail(prediction: Prediction, mapped: MappedRecord, task: TaskInfo) -> str
         _listed("Notes on the data", mapped.remarks),
         _listed("Not known", prediction["missing"]),
         _listed("Not used", mapped.unusable),
-        f"*{DISCLAIMER}*",
+        f"*{NOTICE}*",
     ]
     return "\n\n".join(section for section in sections if section)
 

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from service.bundle.answers import Prediction
+from service.bundle.card import NOTICE
 from service.bundle.features import ArrayFeature
 from service.bundle.manifest import Manifest, TaskInfo
 from service.bundle.schema import Modality
@@ -27,7 +28,6 @@ from service.clinical.extensions import (
 )
 from service.clinical.outcome import Resource, failed_outcome
 
-DISCLAIMER = "Research use, not for clinical decisions."
 _RISK_PROBABILITY = "http://terminology.hl7.org/CodeSystem/risk-probability"
 _LEVELS = {
     "negligible": "Negligible likelihood",
@@ -80,7 +80,7 @@ def risk_assessment(
         "performer": {"reference": "#model", "display": f"{manifest.name} {manifest.version}"},
         **({"basis": list(used)} if used else {}),
         "prediction": _predictions(prediction, manifest.task),
-        "note": [{"text": text} for text in (DISCLAIMER, *prediction["warnings"])],
+        "note": [{"text": text} for text in (NOTICE, *prediction["warnings"])],
     }
 
 

@@ -73,7 +73,7 @@ def test_probability_is_the_risk_whatever_the_label(client: Client) -> None:
 def test_the_envelope_names_model_request_and_timing(client: Client) -> None:
     """The answer says which model gave it, to which request, and where the time went."""
     answer = client.predict({"instances": [tiny_example()]})
-    assert list(answer) == ["model", "request_id", "predictions", "timing_ms"]
+    assert list(answer) == ["model", "request_id", "notice", "predictions", "timing_ms"]
     bundle = client.runtime.require_model().bundle
     assert answer["model"] == {
         "name": "tiny",

@@ -105,7 +105,7 @@ def test_a_patient_gets_the_card_computed_by_hand(client: Client) -> None:
         "| unique:labs |",
         "| redundancy |",
         "Caution: the model does not commit itself",
-        "Research use, not for clinical decisions",
+        "Research use. Not for clinical decisions",
     ):
         assert expected in detail
     assert "Not known" not in detail

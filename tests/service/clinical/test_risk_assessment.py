@@ -55,7 +55,7 @@ def test_one_instance_is_a_risk_assessment_with_the_risk_in_percent(client: Clie
     assert prediction["probabilityDecimal"] == pytest.approx(100 * EXAMPLE_RISK, abs=1e-4)
     assert prediction["qualitativeRisk"]["text"] == prediction["qualitativeRisk"]["coding"][0]["code"] == "high"
     assert prediction["rationale"].startswith("Risk of death within one year: 51 %")
-    assert answer["note"][0]["text"] == "Research use, not for clinical decisions."
+    assert answer["note"][0]["text"] == "Research use. Not for clinical decisions."
 
 
 def test_the_explanation_is_in_extensions(client: Client) -> None:
