@@ -123,7 +123,7 @@ def reuse(monkeypatch: pytest.MonkeyPatch, attributed: Bundle, *, change: Callab
         change(module.model)
         return graph
 
-    monkeypatch.setattr("export.bundle.build_graph", lambda *_: onnx.load(attributed.model_path))
+    monkeypatch.setattr("export.bundle.build_graph", lambda *_, **__: onnx.load(attributed.model_path))
     monkeypatch.setattr("export.bundle.build_attribution", build)
 
 
