@@ -138,5 +138,5 @@ def test_what_prometheus_sees_is_what_happened(scraped: Prometheus) -> None:
 
 @pytest.mark.slow
 def test_a_healthy_service_raises_no_alert(scraped: Prometheus) -> None:
-    """Nothing pending, nothing firing."""
-    assert scraped.query("ALERTS") == []
+    """Nothing fires. On a loaded machine something may be pending: a slow answer is one for ten minutes before it is an alert."""
+    assert scraped.query('ALERTS{alertstate="firing"}') == []
