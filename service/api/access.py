@@ -1,4 +1,4 @@
-"""Which requests need a key, and of which scope. Without I2MOE_API_KEYS everybody may do everything.
+"""Which requests need a key, and of which scope. Without I2MOE_API_KEYS everybody may do what needs no telling callers apart.
 
 Probes, the description of the service and the page itself need none: they tell nothing of anybody. What the page asks for does.
 """
@@ -37,6 +37,7 @@ _SCOPES: dict[str, keys.Scope] = {
     **dict.fromkeys(CDS_ROUTES, "predict"),
 }
 _OF_TOKENS = frozenset({EVALUATE_ROUTE, *CDS_ROUTES})  # these check tokens of their own where I2MOE_CDS_ISSUERS says whose
+_NEVER_OPEN: frozenset[keys.Scope] = frozenset({"audit", "admin"})  # to nobody where callers cannot be told apart
 _OPEN_PROTOCOL_PATHS = frozenset({"/v2", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -46,8 +47,15 @@ def scope_of(path: str, *, tokens: bool) -> keys.Scope | None:
     return None if path in _OPEN_PROTOCOL_PATHS or (tokens and label in _OF_TOKENS) else _SCOPES.get(label)
 
 
-def authorize(found: keys.Keys | keys.NoKeys, headers: Headers, needed: keys.Scope) -> None:
-    """Let a request pass. Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`."""
+def authorize(found: keys.Keys | keys.NoKeys | None, headers: Headers, needed: keys.Scope) -> None:
+    """Let a request pass; `found` is None for a service without keys.
+
+    Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`.
+    """
+    if found is None:
+        if needed in _NEVER_OPEN:
+            raise ForbiddenError(f"this needs a key of scope {needed}, and this service has no keys (I2MOE_API_KEYS)")
+        return
     token = headers.get(KEY_HEADER) or keys.bearer_token(headers.get("authorization", ""))
     entry = None if token is None else found.find(token)
     if entry is None:
@@ -67,19 +75,15 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve or refuse one request; a refused body is never read."""
-        runtime: Runtime | None = getattr(scope["app"].state, "runtime", None)
-        if scope["type"] != "http" or scope["method"] == "OPTIONS" or runtime is None or runtime.keys is None:
-            await self._app(scope, receive, send)
-            return
-        needed = scope_of(scope["path"], tokens=bool(runtime.clinical.issuers))
-        if needed is None:
-            await self._app(scope, receive, send)
-            return
-        try:
-            authorize(runtime.keys, Headers(scope=scope), needed)
-        except ApiError as error:
-            runtime.metrics.rejected.labels(error.code).inc()
-            request = Request(scope)
-            await error_response(error, request_info(request).id, connection=request)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        answer = self._app
+        if scope["type"] == "http" and scope["method"] != "OPTIONS":
+            runtime: Runtime = scope["app"].state.runtime
+            needed = scope_of(scope["path"], tokens=bool(runtime.clinical.issuers))
+            try:
+                if needed is not None:
+                    authorize(runtime.keys, Headers(scope=scope), needed)
+            except ApiError as error:
+                runtime.metrics.rejected.labels(error.code).inc()
+                request = Request(scope)
+                answer = error_response(error, request_info(request).id, connection=request)
+        await answer(scope, receive, send)
