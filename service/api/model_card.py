@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from service.api.model_card_page import card_page
+from service.api.negotiation import media_ranges
 from service.api.page import page_headers
 from service.api.runtime import Model
 from service.api.scoring import runtime_of
@@ -75,18 +76,6 @@ def prefers_html(headers: Headers) -> bool:
 
 def _quality(accepted: str, media_type: str) -> float:
     """How much a media type is wanted, 0 to 1, by the most specific range that covers it (RFC 9110, 12.5.1)."""
-    wanted = {name.strip().lower(): _q(options) for name, *options in (part.split(";") for part in accepted.split(","))}
+    wanted = media_ranges(accepted)
     ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
     return next((wanted[name] for name in ranges if name in wanted), 0.0)
-
-
-def _q(options: list[str]) -> float:
-    """A range's weight; one that cannot be read counts as not wanted."""
-    for option in options:
-        name, _, value = option.partition("=")
-        if name.strip().lower() == "q":
-            try:
-                return min(max(float(value), 0.0), 1.0)
-            except ValueError:
-                return 0.0
-    return 1.0

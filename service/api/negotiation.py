@@ -1,4 +1,4 @@
-"""In which of two formats a request is answered: plain JSON, or FHIR R4."""
+"""In which format a request is answered: what its Accept header wants, and whether that is FHIR R4 or plain JSON."""
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -19,16 +19,23 @@ def _accepts_fhir(headers: Headers) -> bool:
     accepted = headers.get("accept", "")
     if "fhir+json" not in accepted:  # nearly every request
         return False
-    wanted = dict(map(_media_range, accepted.split(",")))
+    wanted = media_ranges(accepted)
     fhir = wanted.get("application/fhir+json", 0.0)
     return fhir > 0 and fhir >= wanted.get("application/json", 0.0)
 
 
-def _media_range(text: str) -> tuple[str, float]:
-    """`application/json;q=0.5` as its type and quality; a quality that is none counts as 0."""
-    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
-    qualities = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
-    try:
-        return media_type, float(qualities[0]) if qualities else 1.0
-    except ValueError:
-        return media_type, 0.0
+def media_ranges(accepted: str) -> dict[str, float]:
+    """The media ranges of an Accept header, each with how much it is wanted, 0 to 1 (RFC 9110, 12.5.1)."""
+    return {name.strip().lower(): _q(options) for name, *options in (part.split(";") for part in accepted.split(","))}
+
+
+def _q(options: list[str]) -> float:
+    """A range's weight; one that cannot be read counts as not wanted."""
+    for option in options:
+        name, _, value = option.partition("=")
+        if name.strip().lower() == "q":
+            try:
+                return min(max(float(value), 0.0), 1.0)
+            except ValueError:
+                return 0.0
+    return 1.0
