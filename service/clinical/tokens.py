@@ -17,6 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.access.keys import bearer_token
 from service.clinical.settings import ClinicalSettings
 
 if TYPE_CHECKING:
@@ -119,16 +120,16 @@ class TokenVerifier:
 
     async def check(self, authorization: str, *, path: str) -> str:
         """The issuer that is calling `path`. Raises `TokenError`."""
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = bearer_token(authorization)
+        if token is None:
             raise TokenError("expected a signed token in the header Authorization: Bearer")
-        header, issuer = _unverified(token.strip())
+        header, issuer = _unverified(token)
         keys = self._issuers.get(issuer)
         if keys is None:
             raise TokenError("the token's issuer is not trusted by this service")
         if "jku" in header and not (keys.is_remote and header["jku"] == keys.source):
             raise TokenError("the token's jku is not the URL that this service trusts for its issuer")
-        claims = self._verified(token.strip(), await keys.key(header["kid"]), issuer, path)
+        claims = self._verified(token, await keys.key(header["kid"]), issuer, path)
         self._replay.add(issuer, claims["jti"], expires=float(claims["exp"]) + self._leeway_s, now=time.time())
         return issuer
 
