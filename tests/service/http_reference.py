@@ -31,7 +31,8 @@ stands with each route. Send an `X-Request-ID` of up to 128 plain characters and
 for it and in the log; else one is made. A refusal is `{{"error", "code", "detail": [{{"loc", "type", "msg"}}], "request_id"}}`;
 429 and 503 say in `Retry-After` when to come back. `service.client` does all this for Python.
 
-In what follows numbers are rounded and `...` stands for what is left out here; bodies of which something is left out are whole in `/docs.json`.
+In what follows numbers are rounded and `...` stands for what is left out here; bodies of which something is left out are
+whole in `/docs.json`.
 """
 _ID = "example-1"
 _RUNS_DIFFER = {
