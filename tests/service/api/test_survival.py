@@ -29,9 +29,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def workers(server: Server) -> list[psutil.Process]:
-    """The serving processes."""
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "_bentoml_impl.worker.service" in " ".join(child.cmdline())]
+    """The serving processes that are alive."""
+    return [child for child in psutil.Process(server.process.pid).children(recursive=True) if _is_worker(child)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "_bentoml_impl.worker.service" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # killed and gone, or not yet waited for by its parent
+        return False
 
 
 def is_well(server: Server) -> bool:
