@@ -158,8 +158,8 @@ class Batcher(Generic[R]):
     ) -> Scored[R]:
         """Score `size` samples, given as (size, columns) arrays.
 
-        Raises `QueueFullError` and `BatcherClosedError` at once. A caller that is cancelled leaves the queue. `has_left` is asked in
-        the event loop when samples would go into a batch: where it is true they do not, and `CallerLeftError` is raised.
+        Raises `QueueFullError` and `BatcherClosedError` at once. Who is cancelled leaves the queue. `has_left` is asked,
+        in the event loop, before samples go into a batch: where it is true they do not, and `CallerLeftError` is raised.
         """
         if self._closed:
             raise BatcherClosedError("the batcher is closed")

@@ -17,7 +17,8 @@ from service.api.audit import Audit, open_audit
 from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.logs import configure_logging, places
-from service.api.metrics import Metrics, forget_this_process
+from service.api.metric_files import forget_this_process
+from service.api.metrics import Metrics
 from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
