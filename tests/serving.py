@@ -123,9 +123,19 @@ def running_server(
     server = Server(f"http://127.0.0.1:{port}", log_path, process)
     try:
         server.wait_until_status("/readyz" if ready else "/livez", 200)
+        if ready:
+            _wait_for_every_worker(server, int((environment or {}).get("I2MOE_WORKERS", "1")))
         yield server
     finally:
         _stop(process)
+
+
+def _wait_for_every_worker(server: Server, num_workers: int) -> None:
+    """Whoever of them is asked at /readyz answers for itself."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while num_workers > 1 and server.log.count("ready after") < num_workers:
+        assert time.monotonic() < give_up, f"not every worker became ready; the log:\n{server.log}"
+        time.sleep(0.02)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

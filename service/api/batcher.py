@@ -153,6 +153,11 @@ class Batcher(Generic[R]):
         """Samples that wait."""
         return self._depth
 
+    @property
+    def is_full(self) -> bool:
+        """Whether not even one sample more may wait."""
+        return self._depth >= self._queue_max
+
     async def submit(
         self, arrays: Mapping[str, NDArray[np.float32]], size: int, *, has_left: Callable[[], bool] = lambda: False
     ) -> Scored[R]:

@@ -34,6 +34,7 @@ PREDICTIONS_ROUTE = "/predictions"  # whatever the request
 PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
 CDS_ROUTES = ("/cds-services", "/cds-services/{id}", "/cds-services/{id}/feedback")
 OTHER_ROUTE = "other"
+SCORING_ROUTES = frozenset({"/predict", INFER_ROUTE, EVALUATE_ROUTE, CDS_ROUTES[1]})  # by POST
 RISK = "risk"  # in reference_share; the others are experts
 _OUTCOMES = {  # of predictions with outcomes, by the model's version
     "count": "Predictions whose outcome is known",

@@ -141,6 +141,11 @@ class Runtime:
             raise NotReadyError(f"no model is ready: {self.reason}")
         return self._model
 
+    @property
+    def is_full(self) -> bool:
+        """Whether not one sample more may wait to be scored."""
+        return self._model is not None and self._model.batcher.is_full
+
     async def open(self) -> None:
         """Load, replay, warm up, then be ready; or stay unready for a reason. Raises nothing."""
         self.metrics.ready.set(0)

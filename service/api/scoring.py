@@ -68,7 +68,7 @@ async def submit(
     try:
         scored = await batcher.submit(arrays, size, has_left=partial(has_left, request))
     except QueueFullError:
-        raise OverloadedError("too many samples are waiting; try again after the time in Retry-After") from None
+        raise OverloadedError from None
     except BatcherClosedError:
         raise NotReadyError(CLOSING) from None
     except CallerLeftError:
