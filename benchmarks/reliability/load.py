@@ -3,8 +3,8 @@
     python -m benchmarks.reliability.load --port P --body FILE --seconds S (--rate R | --clients N) [--leave SHARE]
 
 With a rate, requests are due at random times (Poisson) whether or not earlier ones are answered, as patients arrive, and latency
-counts from the time a request was due. With clients, each asks as soon as it has its answer. No request is ever asked again. Every
-200 must hold the probability that the first one held. Its only output is a line of JSON.
+counts from the time a request was due. With clients, each asks as soon as it has its answer. No request is ever asked again.
+Every 200 must hold the probability that the first one held. Its only output is a line of JSON.
 """
 
 import argparse
@@ -53,7 +53,7 @@ class Account:
         self.wrong += not abs(value - self.expected) < _SAME
 
     def told(self, seconds: float) -> dict[str, object]:
-        """As JSON; the first and the last second are no full ones."""
+        """As JSON."""
         waits = {status: sorted(found) for status, found in self.latencies_ms.items()}
         return {
             "seconds": seconds,
@@ -82,6 +82,7 @@ class Lane(asyncio.Protocol):
         self._got = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
@@ -96,6 +97,7 @@ class Lane(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """Note an answer once it is whole."""
         self._got += data
         head, found, body = self._got.partition(b"\r\n\r\n")
         length = _LENGTH.search(head) if found else None
@@ -106,7 +108,9 @@ class Lane(asyncio.Protocol):
         self._due = None
         self._load.is_free(self)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note a request that was hung up on."""
+        del exc
         if self._due is not None:
             self._load.account.outcomes["lost"] += 1
         self._load.is_gone(self)

@@ -1,8 +1,7 @@
 """Around every request: its id, one error shape, its duration, a log line that names no value.
 
 Where nothing more may wait, what is to be scored is refused here, before any of it is read: in overload, refusals take the time
-that answers need. Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in the service's own
-shape.
+that answers need. Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in the one shape.
 """
 
 import logging
