@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access.tokens import TokenError
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
 from service.api.middleware import request_info
 from service.api.negotiation import FHIR_JSON
@@ -37,7 +38,7 @@ from service.clinical.record import MappedRecord, map_record
 from service.clinical.resources import objects, only_patient, read_resources
 from service.clinical.risk_assessment import answer_document
 from service.clinical.settings import ClinicalSettings
-from service.clinical.tokens import TokenError, TokenVerifier
+from service.clinical.tokens import TokenVerifier
 from service.clinical.units import prepare
 
 logger = logging.getLogger("i2moe.clinical")
