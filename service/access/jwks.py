@@ -152,9 +152,14 @@ class IssuerKeys:
         self._problem = problem
 
 
+def discovery_url(issuer: str) -> str:
+    """Where an issuer describes itself (OpenID Connect Discovery 1.0, section 4.1)."""
+    return issuer.removesuffix("/") + _WELL_KNOWN
+
+
 def _jwks_uri(issuer: str, fetch: Fetch) -> str:
-    """Where an issuer says that its keys lie (OpenID Connect Discovery 1.0, sections 4.1 and 4.3)."""
-    document = fetch(issuer.removesuffix("/") + _WELL_KNOWN)
+    """Where an issuer says that its keys lie (OpenID Connect Discovery 1.0, section 4.3)."""
+    document = fetch(discovery_url(issuer))
     if not isinstance(document, dict) or document.get("issuer") != issuer:
         raise JwksError(f"{issuer}: expected a discovery document of this very issuer, found another")
     uri = document.get("jwks_uri")

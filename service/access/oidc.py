@@ -7,8 +7,8 @@ Beside what `service.access.tokens` checks:
               cnf   refused: bound to a key of the caller (DPoP, mutual TLS), which nobody here could check
               sub, azp, client_id, appid   who is calling: the first of them
 
-Checking a signature takes 78 us (RS256) to 119 us (ES256) on a 2-core machine, and reading a token half of that again, so
-tokens that were checked are remembered by their sha256 until they expire or their key is no longer their issuer's.
+Checking a token takes 156 us (RS256), 182 us (ES256) or 604 us (ES384) on a machine of two cores, so tokens that were checked
+are remembered by their sha256, which takes 2 us, until they expire or their key is no longer their issuer's.
 """
 
 import hashlib

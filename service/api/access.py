@@ -50,13 +50,18 @@ def scope_of(path: str, *, tokens: bool) -> keys.Scope | None:
     return None if path in _OPEN_PROTOCOL_PATHS or (tokens and label in _OF_TOKENS) else _SCOPES.get(label)
 
 
+def is_never_open(scope: keys.Scope) -> bool:
+    """Whether a service that cannot tell callers apart keeps this from all of them."""
+    return scope in _NEVER_OPEN
+
+
 def authorize(found: keys.Keys | keys.NoKeys | None, headers: Headers, needed: keys.Scope) -> None:
     """Let a request pass where no tokens are asked for; `found` is None for a service without keys.
 
     Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`.
     """
     if found is None:
-        if needed in _NEVER_OPEN:
+        if is_never_open(needed):
             settings = "I2MOE_API_KEYS, I2MOE_OIDC_ISSUERS"
             raise ForbiddenError(f"this needs a key or token of scope {needed}, and this service asks for neither ({settings})")
         return

@@ -22,6 +22,7 @@ from service.api.middleware import request_info
 from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
 from service.api.openapi import API_VERSION, build_openapi
+from service.api.openapi_access import with_access
 from service.api.outcomes import outcome_routes
 from service.api.page import page_routes
 from service.api.predict import predict
@@ -113,4 +114,5 @@ def show_openapi(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
     runtime = runtime_of(request)
     manifest = runtime.model.manifest if runtime.model else None
-    return _json(with_clinical(build_openapi(manifest), manifest))
+    document = with_clinical(build_openapi(manifest), manifest)
+    return _json(with_access(document, oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))

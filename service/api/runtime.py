@@ -107,6 +107,7 @@ class Runtime:
         self.audit: Audit | None = None
         self._outcomes: OutcomeWatch | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
+        self.oidc = oidc
         self.tokens: AccessTokens | None = None if oidc is None else self._open_tokens(oidc)
 
     def _read_keys(self, path: Path) -> Keys | NoKeys:

@@ -150,6 +150,39 @@ def test_clinical_callers_keep_their_own_tokens(clinical_bundle: Path, tmp_path:
         assert_error(client.post(json=tiny_example(), headers=bearer(**(cds | {"jti": "2"}))), 401, "UNAUTHORIZED")
 
 
+def test_the_description_says_what_opens_what(clinical_bundle: Path, tmp_path: Path) -> None:
+    """Keys by their scope, tokens by what they name it, providers by where they describe themselves."""
+    other = "https://login.example/tenant/v2.0"
+    tokens = trusting(tmp_path, scope_prefix="risk/")
+    oidc = OidcSettings(issuers={**tokens.issuers, other: ""}, audience=(AUDIENCE,), scope_prefix="risk/")
+    clinical = ClinicalSettings(issuers={ISSUER: str(tmp_path / "jwks.json")}, public_url="https://cds.example")
+    runtime = Runtime(Settings(bundle=clinical_bundle, num_threads=1), clinical=clinical, oidc=oidc)
+    with serving_runtime(runtime) as client:
+        document = client.get("/docs.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert set(schemes) == {"bearer", "header", "token", "oidc1", "signed"}
+    assert schemes["oidc1"]["openIdConnectUrl"] == f"{other}/.well-known/openid-configuration"
+
+    def opens(method: str, path: str) -> Any:
+        return document["paths"][path][method]["security"]
+
+    keys, named = ("bearer", "header"), ("token", "oidc1")
+    assert opens("post", "/predict") == [{}, *({way: ["predict"]} for way in keys), *({way: ["risk/predict"]} for way in named)]
+    assert opens("post", "/admin/reload") == [*({way: ["admin"]} for way in keys), *({way: ["risk/admin"]} for way in named)]
+    assert opens("get", "/livez") == opens("get", "/docs.json") == []
+    assert opens("post", "/cds-services/{id}") == [{"signed": []}]
+
+
+def test_the_description_of_every_operation_says_what_opens_it(guarded: Client) -> None:
+    """By schemes that it describes; clinical routes by keys and tokens, where nobody else is trusted."""
+    document = guarded.get("/docs.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert set(schemes) == {"bearer", "header", "token"}
+    operations = [told for item in document["paths"].values() for name, told in item.items() if name in ("get", "post")]
+    assert all({name for way in told["security"] for name in way} <= set(schemes) for told in operations)
+    assert {"token": ["i2moe.predict"]} in document["paths"]["/cds-services/{id}"]["post"]["security"]
+
+
 @pytest.fixture(scope="module")
 def clinical_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose features have LOINC codes."""
