@@ -41,7 +41,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runtime = app.state.runtime = start()
-        app.state.gate = Gate(runtime.clinical)
+        app.state.gate = Gate(runtime.clinical, is_guarded=runtime.keys is not None or runtime.tokens is not None)
         opening = asyncio.create_task(runtime.open())
         yield
         await opening

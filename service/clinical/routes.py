@@ -49,11 +49,11 @@ _M = TypeVar("_M", bound=BaseModel)
 class Gate:
     """Who may call the clinical routes, and from which browser pages."""
 
-    def __init__(self, settings: ClinicalSettings) -> None:
-        """Without issuers everybody may call, and the log says so."""
+    def __init__(self, settings: ClinicalSettings, *, is_guarded: bool) -> None:
+        """Without issuers everybody may call whom nothing else keeps out (`is_guarded`), and the log says so."""
         self.settings = settings
         self._verifier = TokenVerifier(settings) if settings.issuers else None
-        if self._verifier is None:
+        if self._verifier is None and not is_guarded:
             logger.warning("I2MOE_CDS_ISSUERS is not set: whoever reaches this service may call its CDS Hooks and FHIR routes")
 
     async def check(self, request: Request) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def test_a_token_that_says_something_wrong_is_refused(source: Path, changes: dic
         {"header": {"typ": None}},
         {"header": {"typ": "AT+JWT"}},
         {"header": {"typ": "application/at+jwt"}},
-        {"header": {"typ": "JWT"}, "typ": "Bearer", "nonce": "n"},  # Keycloak before 24
+        {"header": {"typ": "JWT"}, "typ": "Bearer", "nonce": "n"},  # Keycloak before 25
         {"nonce": "n"},  # at+jwt says what it is
         {"header": {"x5t": "thumbprint"}},  # Entra ID
         {"aud": ["another", AUDIENCE]},
@@ -471,3 +472,10 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.issuers == {}
     assert problem is not None
     assert "ISSUERS needs AUDIENCE" in problem
+
+
+def test_settings_are_documented() -> None:
+    """docs/security.md lists every setting with the description it has in the code, and no other."""
+    page = Path("docs/security.md").read_text()
+    rows = dict(re.findall(r"^\| `(I2MOE_OIDC_\w+)` \|[^|]*\| (.*) \|$", page, flags=re.MULTILINE))
+    assert rows == {f"I2MOE_OIDC_{name.upper()}": field.description for name, field in OidcSettings.model_fields.items()}

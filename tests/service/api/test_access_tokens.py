@@ -229,6 +229,7 @@ def test_a_provider_that_is_away_lets_the_service_start(
         for _ in range(3):
             assert "cannot be read now" in client.refused(401, "UNAUTHORIZED", json=tiny_example(), headers=bearer())["error"]
     assert caplog.text.count("https://127.0.0.1:1/keys: cannot be read as a JWKS (URLError)") == 1
+    assert "I2MOE_CDS_ISSUERS is not set" not in caplog.text  # those routes ask for tokens, too
 
 
 @pytest.mark.slow
