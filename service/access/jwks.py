@@ -87,7 +87,7 @@ class IssuerKeys:
     async def key(self, kid: str) -> SigningKey | None:
         """The key by this id; for one that is not known its issuer is asked, where that is not too soon."""
         found = self.held(kid)
-        if found is None and (self._refreshing is not None or self._is_due(known=False)):
+        if found is None and self._may_help():
             await asyncio.wait([self.start()], timeout=_WAIT_S)
             found = self._keys.get(kid)
         return found
@@ -96,6 +96,12 @@ class IssuerKeys:
     def is_empty(self) -> bool:
         """Whether there is no key at all."""
         return not self._keys
+
+    def _may_help(self) -> bool:
+        """Whether to wait for an attempt to read the keys: not for one that hangs, and none is begun beside it."""
+        if self._refreshing is not None:
+            return self._clock() - self._tried_at < _WAIT_S
+        return self._is_due(known=False)
 
     def _is_due(self, *, known: bool) -> bool:
         now = self._clock()
@@ -109,10 +115,11 @@ class IssuerKeys:
         return self._refreshing
 
     async def _refresh(self) -> None:
+        reading = asyncio.create_task(asyncio.to_thread(self._read))
         try:
-            self._take(await asyncio.wait_for(asyncio.to_thread(self._read), _WAIT_S))
-        except TimeoutError:
-            self._fail(f"{self._issuer}: its keys were not read within {_WAIT_S:g} s")
+            if not (await asyncio.wait([reading], timeout=_WAIT_S))[0]:
+                self._fail(f"{self._issuer}: its keys were not read within {_WAIT_S:g} s")
+            self._take(await reading)
         except JwksError as error:
             self._fail(str(error))
         finally:

@@ -181,23 +181,28 @@ def test_an_issuer_that_never_answered_is_asked_once_a_minute() -> None:
 
 
 def test_an_issuer_that_hangs_holds_up_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop goes on, requests stop waiting, and no second fetch is begun."""
+    """The event loop goes on, requests stop waiting, no second fetch is begun beside it, and what it says at last counts."""
     monkeypatch.setattr(module, "_WAIT_S", 0.05)
-    go_on = threading.Event()
+    go_on, now, asked = threading.Event(), [0.0], list[str]()
+
+    def hang(url: str) -> Any:
+        asked.append(url)
+        go_on.wait(20)
+        return jwks("RS256")
 
     async def scenario() -> None:
-        asked = []
-
-        def hang(url: str) -> Any:
-            asked.append(url)
-            go_on.wait(20)
-            return jwks("RS256")
-
-        keys = IssuerKeys(URL, issuer=ISSUER, fetch=hang)
+        keys = IssuerKeys(URL, issuer=ISSUER, fetch=hang, clock=lambda: now[0])
         assert await asyncio.gather(*(keys.key("RS256") for _ in range(20))) == [None] * 20
-        assert await keys.key("RS256") is None
-        assert len(asked) == 1
+        for _ in range(5):
+            now[0] += 60
+            async with asyncio.timeout(0):  # these do not wait at all
+                assert await keys.key("RS256") is None
+        assert "not read within" in str(keys.problem)
         go_on.set()
+        while keys._refreshing is not None:
+            await asyncio.sleep(0.001)
+        assert keys.held("RS256") is not None
+        assert len(asked) == 1
 
     asyncio.run(scenario())
 
