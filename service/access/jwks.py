@@ -227,5 +227,5 @@ def fetch_json(url: str) -> Any:
     with opener.open(url, timeout=_FETCH_TIMEOUT_S) as response:
         body = response.read(_MAX_BYTES + 1)
     if len(body) > _MAX_BYTES:
-        raise JwksError(f"expected at most {_MAX_BYTES} bytes, found more")
+        raise JwksError(f"{url}: expected at most {_MAX_BYTES} bytes, found more")
     return json.loads(body)
