@@ -169,7 +169,7 @@ def new_key(name: str, scopes: list[Scope], per_second: float | None = None) -> 
     return token, "\n".join(lines) + "\n"
 
 
-_BEARER = re.compile(r"Bearer +([\x21-\x7e]+)", re.IGNORECASE)
+_BEARER = re.compile(r"(?i:Bearer) +([\x21-\x7e]+)")
 
 
 def bearer_token(authorization: str) -> str | None:

@@ -12,8 +12,9 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     page        GET / and service/static          model_card  GET /model-card, as JSON and as a page (model_card_page),
                                                               by source_attributes with card_figures
     audit       keeps what is answered            outcomes    what became of it, and its figures
-    access      who may call what                 tracing     spans of a request, where they are asked for
-    predictions instances -> predictions          negotiation plain JSON or FHIR
+    access      who may call what                 openapi_access  tells it in /docs.json
+    tracing     spans of a request, if asked for  negotiation plain JSON or FHIR
+    predictions instances -> predictions
 """
 
 from typing import TYPE_CHECKING, Any

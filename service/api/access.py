@@ -1,5 +1,6 @@
-"""Which requests need a key, and of which scope. Without I2MOE_API_KEYS everybody may do what needs no telling callers apart.
+"""Which requests need a key or an access token, and of which scope.
 
+Without I2MOE_API_KEYS and I2MOE_OIDC_ISSUERS everybody may do what needs no telling callers apart; with both either is enough.
 Probes, the description of the service and the page itself need none: they tell nothing of anybody. What the page asks for does.
 """
 
@@ -8,6 +9,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import keys
+from service.access.oidc import AccessTokens
+from service.access.tokens import TokenError
 from service.api.errors import ApiError, ForbiddenError, RateLimitedError, UnauthorizedError, error_response
 from service.api.metrics import (
     CDS_ROUTES,
@@ -47,23 +50,57 @@ def scope_of(path: str, *, tokens: bool) -> keys.Scope | None:
     return None if path in _OPEN_PROTOCOL_PATHS or (tokens and label in _OF_TOKENS) else _SCOPES.get(label)
 
 
+def is_never_open(scope: keys.Scope) -> bool:
+    """Whether a service that cannot tell callers apart keeps this from all of them."""
+    return scope in _NEVER_OPEN
+
+
 def authorize(found: keys.Keys | keys.NoKeys | None, headers: Headers, needed: keys.Scope) -> None:
-    """Let a request pass; `found` is None for a service without keys.
+    """Let a request pass where no tokens are asked for; `found` is None for a service without keys.
 
     Raises `UnauthorizedError`, `ForbiddenError` and `RateLimitedError`.
     """
     if found is None:
-        if needed in _NEVER_OPEN:
-            raise ForbiddenError(f"this needs a key of scope {needed}, and this service has no keys (I2MOE_API_KEYS)")
+        if is_never_open(needed):
+            settings = "I2MOE_API_KEYS, I2MOE_OIDC_ISSUERS"
+            raise ForbiddenError(f"this needs a key or token of scope {needed}, and this service asks for neither ({settings})")
         return
-    token = headers.get(KEY_HEADER) or keys.bearer_token(headers.get("authorization", ""))
-    entry = None if token is None else found.find(token)
-    if entry is None:
+    if not _has_key(found, headers, needed):
         raise UnauthorizedError(f"expected a key, as Authorization: Bearer KEY or {KEY_HEADER}: KEY, found none that is known")
+
+
+def _has_key(found: keys.Keys | keys.NoKeys, headers: Headers, needed: keys.Scope) -> bool:
+    """Whether a request shows a known key, which then opens `needed`. Raises `ForbiddenError` and `RateLimitedError`."""
+    shown = headers.get(KEY_HEADER) or keys.bearer_token(headers.get("authorization", ""))
+    entry = None if shown is None else found.find(shown)
+    if entry is None:
+        return False
     if needed not in entry.scopes:
         raise ForbiddenError(f"expected a key with scope {needed}, found one with {', '.join(sorted(entry.scopes))}")
     if wait_s := found.wait_s(entry):
         raise RateLimitedError("this key is used more often than it may be; try again after the time in Retry-After", wait_s)
+    return True
+
+
+async def authorize_either(
+    found: keys.Keys | keys.NoKeys | None, tokens: AccessTokens, headers: Headers, needed: keys.Scope
+) -> None:
+    """Let a request pass that shows a known key or a token that is trusted. Raises as `authorize`."""
+    if found is not None and _has_key(found, headers, needed):
+        return
+    shown = keys.bearer_token(headers.get("authorization", ""))
+    if shown is None:
+        raise UnauthorizedError(f"expected an access token or a key, as Authorization: Bearer TOKEN or {KEY_HEADER}: KEY")
+    try:
+        caller = tokens.known(shown) or await tokens.check(shown)
+    except TokenError as error:
+        raise UnauthorizedError(str(error), challenge='Bearer error="invalid_token"') from None
+    if needed not in caller.scopes:
+        wanted = tokens.name_of(needed)
+        challenge = f'Bearer error="insufficient_scope", scope="{wanted}"'
+        raise ForbiddenError(f"expected a token with scope {wanted}", challenge=challenge)
+    if wait_s := tokens.wait_s(caller):
+        raise RateLimitedError("this subject calls more often than it may; try again after the time in Retry-After", wait_s)
 
 
 class AccessMiddleware:
@@ -80,8 +117,10 @@ class AccessMiddleware:
             runtime: Runtime = scope["app"].state.runtime
             needed = scope_of(scope["path"], tokens=bool(runtime.clinical.issuers))
             try:
-                if needed is not None:
+                if needed is not None and runtime.tokens is None:
                     authorize(runtime.keys, Headers(scope=scope), needed)
+                elif needed is not None and runtime.tokens is not None:
+                    await authorize_either(runtime.keys, runtime.tokens, Headers(scope=scope), needed)
             except ApiError as error:
                 runtime.metrics.rejected.labels(error.code).inc()
                 request = Request(scope)

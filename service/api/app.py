@@ -23,6 +23,7 @@ from service.api.middleware import request_info
 from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
 from service.api.openapi import API_VERSION, build_openapi
+from service.api.openapi_access import with_access
 from service.api.outcomes import outcome_routes
 from service.api.page import page_routes
 from service.api.predict import predict
@@ -41,7 +42,7 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         runtime = app.state.runtime = start()
-        app.state.gate = Gate(runtime.clinical)
+        app.state.gate = Gate(runtime.clinical, is_guarded=runtime.keys is not None or runtime.tokens is not None)
         opening = asyncio.create_task(runtime.open())
         yield
         await opening
@@ -121,4 +122,5 @@ def show_openapi(request: Request) -> Response:
     """GET /docs.json: the OpenAPI document, with the model's own features once a model is ready."""
     runtime = runtime_of(request)
     manifest = runtime.model.manifest if runtime.model else None
-    return _json(with_clinical(build_openapi(manifest), manifest))
+    document = with_clinical(build_openapi(manifest), manifest)
+    return _json(with_access(document, oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))

@@ -11,7 +11,7 @@
       BodyTooLargeError         413  more than MAX_BODY_BYTES
       MediaTypeError            415  not JSON
       InvalidInputError         422  read, but not a request this model can answer; lists every place
-      RateLimitedError          429  more often than this key may
+      RateLimitedError          429  more often than this key or subject may
       InternalError             500  a fault of the service
         InferenceFailedError    500  the model failed on every instance
       OverloadedError           503  the queue is full; try again
@@ -68,16 +68,31 @@ class UnauthorizedError(ApiError):
 
     status, code = 401, "UNAUTHORIZED"
 
+    def __init__(self, message: str, *, challenge: str = "Bearer") -> None:
+        """Keep how to show it."""
+        super().__init__(message)
+        self._challenge = challenge
+
     @property
     def headers(self) -> dict[str, str]:
         """How to show it (RFC 6750)."""
-        return {"WWW-Authenticate": "Bearer"}
+        return {"WWW-Authenticate": self._challenge}
 
 
 class ForbiddenError(ApiError):
     """The caller is known and may not do this."""
 
     status, code = 403, "FORBIDDEN"
+
+    def __init__(self, message: str, *, challenge: str | None = None) -> None:
+        """Keep what a token would need."""
+        super().__init__(message)
+        self._challenge = challenge
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a token would need (RFC 6750), where one was shown."""
+        return {} if self._challenge is None else {"WWW-Authenticate": self._challenge}
 
 
 class NotFoundError(ApiError):
@@ -123,12 +138,12 @@ class InvalidInputError(ApiError):
 
 
 class RateLimitedError(ApiError):
-    """A key is used more often than it may be."""
+    """A key, or a subject's tokens, are used more often than they may be."""
 
     status, code = 429, "RATE_LIMITED"
 
     def __init__(self, message: str, wait_s: int) -> None:
-        """Keep after how many seconds the key may be used again."""
+        """Keep after how many seconds there may be another request."""
         super().__init__(message)
         self._wait_s = wait_s
 

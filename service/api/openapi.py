@@ -3,7 +3,6 @@
 from pydantic.json_schema import models_json_schema
 
 from service.api import models
-from service.api.access import KEY_HEADER
 from service.api.errors import (
     ApiError,
     BodyTooLargeError,
@@ -73,16 +72,8 @@ def build_openapi(manifest: Manifest | None) -> Document:
         "paths": _paths(manifest),
         "components": {
             "schemas": {**_wire_schemas(), "Record": record_schema(manifest.features) if manifest else _ANY_RECORD},
-            "securitySchemes": _SECURITY_SCHEMES,
         },
-        "security": [{}, *({name: []} for name in _SECURITY_SCHEMES)],
     }
-
-
-_SECURITY_SCHEMES: Document = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, where the service has keys (docs/security.md)"},
-    "header": {"type": "apiKey", "in": "header", "name": KEY_HEADER, "description": "The same"},
-}
 
 
 _ANY_RECORD: Document = {

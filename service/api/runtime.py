@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.access.keys import Keys, KeysError, NoKeys
+from service.access.oidc import AccessTokens
+from service.access.settings import OidcSettings
 from service.api.audit import Audit, open_audit
 from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
@@ -22,7 +24,7 @@ from service.api.metrics import Metrics
 from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
-from service.api.settings import Settings, read_clinical_settings, read_settings, unknown_variables
+from service.api.settings import Settings, read_clinical_settings, read_oidc_settings, read_settings, unknown_variables
 from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
 from service.bundle.answers import Answers
@@ -82,10 +84,14 @@ class Runtime:
         settings: Settings,
         *,
         clinical: ClinicalSettings | None = None,
+        oidc: OidcSettings | None = None,
         tracing: Tracing | None = None,
         problem: str | None = None,
     ) -> None:
-        """`problem` says why these settings cannot be served with; the model is then never loaded."""
+        """`problem` says why these settings cannot be served with; the model is then never loaded.
+
+        Without `oidc` no access token is asked for; with one that names no issuer nobody's is trusted.
+        """
         self.settings = settings
         self.clinical = ClinicalSettings.model_construct() if clinical is None else clinical
         self.metrics = Metrics()
@@ -102,6 +108,8 @@ class Runtime:
         self.audit: Audit | None = None
         self._outcomes: OutcomeWatch | None = None
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
+        self.oidc = oidc
+        self.tokens: AccessTokens | None = None if oidc is None else self._open_tokens(oidc)
 
     def _read_keys(self, path: Path) -> Keys | NoKeys:
         """Where they cannot be read nobody is let in, and the service says why at /readyz."""
@@ -111,11 +119,18 @@ class Runtime:
             self._problem = self._problem or str(error)
             return NoKeys()
 
+    def _open_tokens(self, oidc: OidcSettings) -> AccessTokens:
+        """Where an issuer's file cannot be read nobody is let in with its tokens, and the service says why at /readyz."""
+        tokens = AccessTokens(oidc)
+        self._problem = self._problem or tokens.read_files()
+        return tokens
+
     @classmethod
     def from_environment(cls) -> "Runtime":
         """The runtime that the I2MOE_* variables describe."""
         settings, problem = read_settings()
         clinical, clinical_problem = read_clinical_settings()
+        oidc, oidc_problem = read_oidc_settings()
         configure_logging(settings.log_level, settings.log_format)
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this service and is ignored", name)
@@ -123,7 +138,8 @@ class Runtime:
         if missing is not None and settings.traces is None:  # a platform set OTEL_* for all it runs
             logger.warning("no traces are exported: %s", missing)
             missing = None
-        return cls(settings, clinical=clinical, tracing=tracing, problem=problem or clinical_problem or missing)
+        problem = problem or clinical_problem or oidc_problem or missing
+        return cls(settings, clinical=clinical, oidc=oidc, tracing=tracing, problem=problem)
 
     @property
     def is_ready(self) -> bool:
@@ -159,6 +175,8 @@ class Runtime:
             self._stay_unready(str(error))
             return
         self.audit = None if store is None else Audit(store, self.settings, self.metrics)
+        if self.tokens is not None:
+            self.tokens.prepare()
         await self.follow()
         if self.settings.watch_s:
             self._watching = asyncio.create_task(self._watch())

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.access.settings import OidcSettings
 from service.bundle.machine import usable_cpus
 from service.clinical.settings import ClinicalSettings
 
@@ -104,8 +105,8 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
 
 
-SETTINGS: tuple[type[BaseSettings], ...] = (Settings, ClinicalSettings)
-_S = TypeVar("_S", Settings, ClinicalSettings)
+SETTINGS: tuple[type[BaseSettings], ...] = (Settings, ClinicalSettings, OidcSettings)
+_S = TypeVar("_S", Settings, ClinicalSettings, OidcSettings)
 
 
 def read_settings() -> tuple[Settings, str | None]:
@@ -116,6 +117,12 @@ def read_settings() -> tuple[Settings, str | None]:
 def read_clinical_settings() -> tuple[ClinicalSettings, str | None]:
     """The same for the clinical routes."""
     return _read(ClinicalSettings)
+
+
+def read_oidc_settings() -> tuple[OidcSettings | None, str | None]:
+    """The same for access tokens; None where they let nobody in because nobody asked for it."""
+    settings, problem = _read(OidcSettings)
+    return settings if settings.issuers or problem else None, problem
 
 
 def _read(kind: type[_S]) -> tuple[_S, str | None]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from service.client import calls
 from service.client.calls import Arrays, Call, Explain, Record
-from service.client.errors import GivenUpError, InvalidInputError, NoAnswerError, ServiceError, refusal
+from service.client.credentials import AsyncCredentials, Credentials, Headers
+from service.client.errors import GivenUpError, InvalidInputError, NoAnswerError, ServiceError, UnauthorizedError, refusal
 from service.client.results import ExplanationsResponse, FailedPrediction, ModelResponse, Prediction, PredictResponse
 from service.client.retries import STANDARD, Attempts, Retries
 
@@ -27,15 +28,14 @@ Answered = Prediction | FailedPrediction
 class _Shared:
     """Settings, and what leads from a call to a request."""
 
-    def __init__(self, *, key: str | None, retries: Retries, timeout_s: float, max_instances: int, max_bytes: int) -> None:
+    def __init__(self, *, retries: Retries, timeout_s: float, max_instances: int, max_bytes: int) -> None:
         if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
             raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
-        self._key, self._retries, self._timeout_s = key, retries, timeout_s
+        self._retries, self._timeout_s = retries, timeout_s
         self._max_instances, self._max_bytes = max_instances, max_bytes
 
-    def _options(self, call: Call[Any], request_id: str) -> dict[str, Any]:
-        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        return {"content": call.body, "headers": {"X-Request-ID": request_id, **key, **call.headers}}
+    def _options(self, call: Call[Any], request_id: str, shown: Headers) -> dict[str, Any]:
+        return {"content": call.body, "headers": {"X-Request-ID": request_id, **shown, **call.headers}}
 
     def _timeout(self, left_s: float) -> float:
         return min(self._timeout_s, left_s)
@@ -63,6 +63,7 @@ class Client(_Shared):
         url: str,
         *,
         key: str | None = None,
+        token: str | Callable[[], str] | None = None,
         retries: Retries = STANDARD,
         timeout_s: float = 15.0,
         max_instances: int = 256,
@@ -74,15 +75,18 @@ class Client(_Shared):
         Args:
             url: where the service is, such as http://127.0.0.1:3000.
             key: an API key, where the service has keys.
+            token: in its place an access token, or what gives one: it is asked when the first is needed, and again when the
+                service refuses the last (401), by one thread at a time.
             retries: how often and how long a call is tried.
             timeout_s: for connecting, and for each wait for bytes of an answer; above the service's I2MOE_TIMEOUT_S.
             max_instances: records in one request; at most the service's I2MOE_MAX_INSTANCES.
             max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
             http: to use in place of a client of its own, for certificates or proxies; it is not closed.
         """
-        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
+        super().__init__(retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
         self._url, self._owns = url.rstrip("/"), http is None
         self._http = httpx.Client() if http is None else http
+        self._credentials = Credentials(key=key, token=token)
 
     def __enter__(self) -> Self:
         """The client."""
@@ -160,10 +164,11 @@ class Client(_Shared):
             return False
 
     def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        options = self._options(call, request_id or uuid.uuid4().hex)
+        request_id, renewed = request_id or uuid.uuid4().hex, False
         attempts = Attempts(self._retries)
         while True:
-            timeout = self._timeout(attempts.begin())
+            timeout, shown = self._timeout(attempts.begin()), self._credentials.headers()
+            options = self._options(call, request_id, shown)
             try:
                 response = self._http.request(call.method, self._url + call.path, timeout=timeout, **options)
             except httpx.TransportError as error:
@@ -172,6 +177,9 @@ class Client(_Shared):
                 if response.is_success:
                     return call.read(response)
                 failure = refusal(response)
+            if isinstance(failure, UnauthorizedError) and not renewed and self._credentials.forget(shown):
+                renewed = True
+                continue
             time.sleep(attempts.wait_s(failure))
 
 
@@ -183,16 +191,18 @@ class AsyncClient(_Shared):
         url: str,
         *,
         key: str | None = None,
+        token: str | Callable[[], str | Awaitable[str]] | None = None,
         retries: Retries = STANDARD,
         timeout_s: float = 15.0,
         max_instances: int = 256,
         max_bytes: int = 1_900_000,
         http: httpx.AsyncClient | None = None,
     ) -> None:
-        """As `Client`."""
-        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
+        """As `Client`; what gives tokens may be asynchronous."""
+        super().__init__(retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
         self._url, self._owns = url.rstrip("/"), http is None
         self._http = httpx.AsyncClient() if http is None else http
+        self._credentials = AsyncCredentials(key=key, token=token)
 
     async def __aenter__(self) -> Self:
         """The client."""
@@ -266,10 +276,11 @@ class AsyncClient(_Shared):
             return False
 
     async def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        options = self._options(call, request_id or uuid.uuid4().hex)
+        request_id, renewed = request_id or uuid.uuid4().hex, False
         attempts = Attempts(self._retries)
         while True:
-            left = attempts.begin()
+            left, shown = attempts.begin(), await self._credentials.headers()
+            options = self._options(call, request_id, shown)
             try:
                 async with asyncio.timeout(left):
                     response = await self._http.request(
@@ -283,6 +294,9 @@ class AsyncClient(_Shared):
                 if response.is_success:
                     return call.read(response)
                 failure = refusal(response)
+            if isinstance(failure, UnauthorizedError) and not renewed and self._credentials.forget(shown):
+                renewed = True
+                continue
             await asyncio.sleep(attempts.wait_s(failure))
 
 

@@ -127,7 +127,7 @@ class InvalidInputError(RefusedError):
 
 
 class RateLimitedError(RefusedError):
-    """This key is used more often than it may be."""
+    """This key or subject is used more often than it may be."""
 
     codes = ("RATE_LIMITED",)
 

@@ -9,12 +9,14 @@ Resource = dict[str, Any]
 _ISSUE_TYPES = {  # HTTP status to http://hl7.org/fhir/issue-type
     400: "structure",
     401: "login",
+    403: "forbidden",
     404: "not-found",
     405: "not-supported",
     412: "incomplete",
     413: "too-long",
     415: "not-supported",
     422: "invalid",
+    429: "throttled",
     503: "transient",
     504: "timeout",
 }

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.access.tokens import TokenError
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
 from service.api.negotiation import FHIR_JSON
 from service.api.predictions import predict_instances
@@ -36,7 +37,7 @@ from service.clinical.record import MappedRecord, map_record
 from service.clinical.resources import objects, only_patient, read_resources
 from service.clinical.risk_assessment import answer_document
 from service.clinical.settings import ClinicalSettings
-from service.clinical.tokens import TokenError, TokenVerifier
+from service.clinical.tokens import TokenVerifier
 from service.clinical.units import prepare
 
 logger = logging.getLogger("i2moe.clinical")
@@ -47,11 +48,11 @@ _M = TypeVar("_M", bound=BaseModel)
 class Gate:
     """Who may call the clinical routes, and from which browser pages."""
 
-    def __init__(self, settings: ClinicalSettings) -> None:
-        """Without issuers everybody may call, and the log says so."""
+    def __init__(self, settings: ClinicalSettings, *, is_guarded: bool) -> None:
+        """Without issuers everybody may call whom nothing else keeps out (`is_guarded`), and the log says so."""
         self.settings = settings
         self._verifier = TokenVerifier(settings) if settings.issuers else None
-        if self._verifier is None:
+        if self._verifier is None and not is_guarded:
             logger.warning("I2MOE_CDS_ISSUERS is not set: whoever reaches this service may call its CDS Hooks and FHIR routes")
 
     async def check(self, request: Request) -> None:

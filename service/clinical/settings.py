@@ -1,28 +1,14 @@
 """Settings of the clinical routes: environment variables `I2MOE_CDS_<NAME>`, checked once at start."""
 
-import json
 import re
-from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.access.settings import Issuers, Listed, check_source
 
 _ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.-]+(:[0-9]+)?")
 _BASE_URL = re.compile(r"https?://[^\s?#]+[^\s?#/]")
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _parsed(value: object) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError('expected a JSON object, such as {"https://ehr.example": "/keys/ehr.json"}') from None
 
 
 class ClinicalSettings(BaseSettings):
@@ -34,10 +20,10 @@ class ClinicalSettings(BaseSettings):
         default=None,
         description="Base URL under which clients reach this service, for links in cards and as the audience of tokens.",
     )
-    origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+    origins: Listed = Field(
         default=(), description="Browser origins that may call the CDS Hooks routes (CORS), separated by commas."
     )
-    issuers: Annotated[dict[str, str], NoDecode, BeforeValidator(_parsed)] = Field(
+    issuers: Issuers = Field(
         default={},
         description="Who may call: a JSON object of token issuers (`iss`) and their keys, each a JWKS file or an https URL. "
         "Empty: anybody.",
@@ -64,8 +50,7 @@ class ClinicalSettings(BaseSettings):
     @classmethod
     def _have_keys(cls, value: dict[str, str]) -> dict[str, str]:
         for issuer, source in value.items():
-            if not source.startswith("https://") and not Path(source).is_file():
-                raise ValueError(f"issuer {issuer}: expected an https URL or a JWKS file, found {source}")
+            check_source(issuer, source)
         return value
 
     @model_validator(mode="after")

@@ -7,34 +7,22 @@
               exp   not over, and less than an hour away     iat   not in the future
               jti   never seen before in this process
 
-Knows no web framework. PyJWT is imported when issuers are configured.
+What it shares with access tokens is `service.access.tokens`'s. Knows no web framework.
 """
 
-import asyncio
-import json
 import time
 from collections import OrderedDict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from service.access.jwks import IssuerKeys
 from service.access.keys import bearer_token
+from service.access.tokens import TokenError, key_of, read_token, verified_claims
 from service.clinical.settings import ClinicalSettings
-
-if TYPE_CHECKING:
-    from jwt import PyJWK
 
 ALGORITHMS = ("ES384", "RS384", "ES256", "RS256")
 _REQUIRED = ("iss", "aud", "exp", "iat", "jti")
 _MAX_LIFETIME_S = 3600.0
 _MAX_TOKEN_LENGTH = 8192
 _MAX_JTI_LENGTH = 256
-_REFETCH_S = 60.0  # an unknown kid must not make this service call the issuer again and again
-_KEYS_AGE_S = 3600.0
-_FETCH_TIMEOUT_S = 3.0
-
-
-class TokenError(ValueError):
-    """A token that is not trusted. The text holds nothing of the token."""
 
 
 class ReplayCache:
@@ -56,57 +44,6 @@ class ReplayCache:
         self._seen[issuer, jti] = expires
 
 
-class IssuerKeys:
-    """The public keys of one issuer, read from a JWKS file or fetched from the https URL of the settings."""
-
-    def __init__(self, source: str) -> None:
-        """`source` is a path or an https URL."""
-        self.source = source
-        self._keys: dict[str, PyJWK] = {}
-        self._read_at = float("-inf")
-        self._lock = asyncio.Lock()
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the keys lie behind a URL."""
-        return self.source.startswith("https://")
-
-    async def key(self, kid: str) -> "PyJWK":
-        """The key by this id. Raises `TokenError`."""
-        async with self._lock:
-            age = time.monotonic() - self._read_at
-            if age > _KEYS_AGE_S or (kid not in self._keys and age > _REFETCH_S):
-                await self._refresh()
-        if kid not in self._keys:
-            raise TokenError("the token's kid names no key of its issuer")
-        return self._keys[kid]
-
-    async def _refresh(self) -> None:
-        self._read_at = time.monotonic()
-        try:
-            document = await asyncio.to_thread(self._fetch if self.is_remote else self._read)
-            self._keys = _usable_keys(document)
-        except Exception:  # a file's, a network's and a parser's many kinds of it
-            if not self._keys:
-                raise TokenError("the keys of the token's issuer cannot be read now") from None
-
-    def _read(self) -> Any:
-        return json.loads(Path(self.source).read_text())
-
-    def _fetch(self) -> Any:
-        from jwt import PyJWKClient
-
-        return PyJWKClient(self.source, timeout=_FETCH_TIMEOUT_S).fetch_data()
-
-
-def _usable_keys(document: Any) -> "dict[str, PyJWK]":
-    """The asymmetric keys of a JWKS that have an id and are for signatures."""
-    from jwt import PyJWKSet
-
-    listed = [key for key in document["keys"] if key.get("kty") in ("EC", "RSA") and key.get("use", "sig") == "sig"]
-    return {key.key_id: key for key in PyJWKSet.from_dict({"keys": listed}).keys if key.key_id}
-
-
 class TokenVerifier:
     """Checks the Authorization header of one call after another."""
 
@@ -115,79 +52,26 @@ class TokenVerifier:
         assert settings.public_url is not None
         self._base_url = settings.public_url
         self._leeway_s = settings.leeway_s
-        self._issuers = {issuer: IssuerKeys(source) for issuer, source in settings.issuers.items()}
+        self._issuers = {issuer: IssuerKeys(source, issuer=issuer) for issuer, source in settings.issuers.items()}
         self._replay = ReplayCache() if replay is None else replay
 
     async def check(self, authorization: str, *, path: str) -> str:
         """The issuer that is calling `path`. Raises `TokenError`."""
-        token = bearer_token(authorization)
-        if token is None:
+        text = bearer_token(authorization)
+        if text is None:
             raise TokenError("expected a signed token in the header Authorization: Bearer")
-        header, issuer = _unverified(token)
-        keys = self._issuers.get(issuer)
+        token = read_token(text, algorithms=ALGORITHMS, max_length=_MAX_TOKEN_LENGTH)
+        keys = self._issuers.get(token.issuer)
         if keys is None:
             raise TokenError("the token's issuer is not trusted by this service")
-        if "jku" in header and not (keys.is_remote and header["jku"] == keys.source):
+        if "jku" in token.header and not (keys.is_remote and token.header["jku"] == keys.source):
             raise TokenError("the token's jku is not the URL that this service trusts for its issuer")
-        claims = self._verified(token, await keys.key(header["kid"]), issuer, path)
-        self._replay.add(issuer, claims["jti"], expires=float(claims["exp"]) + self._leeway_s, now=time.time())
-        return issuer
-
-    def _verified(self, token: str, key: "PyJWK", issuer: str, path: str) -> dict[str, Any]:
-        """The claims of a token whose signature and times hold."""
-        import jwt
-
         audience = [self._base_url, f"{self._base_url}{path}"]
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key.key,
-                algorithms=list(ALGORITHMS),
-                audience=audience,
-                issuer=issuer,
-                leeway=self._leeway_s,
-                options={"require": list(_REQUIRED)},
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, ArithmeticError) as error:
-            raise TokenError(_why(error)) from None
+        key = await key_of(token, keys)
+        claims = verified_claims(token, key, audience=audience, leeway_s=self._leeway_s, required=_REQUIRED)
         if float(claims["exp"]) - time.time() > _MAX_LIFETIME_S:
             raise TokenError(f"the token is valid for too long: expected less than {_MAX_LIFETIME_S:g} s from now")
         if not isinstance(claims["jti"], str) or not 0 < len(claims["jti"]) <= _MAX_JTI_LENGTH:
             raise TokenError(f"expected a jti of 1 to {_MAX_JTI_LENGTH} characters")
-        return claims
-
-
-def _unverified(token: str) -> tuple[dict[str, Any], str]:
-    """A token's header and issuer, before anything of it is believed."""
-    import jwt
-
-    if len(token) > _MAX_TOKEN_LENGTH:
-        raise TokenError(f"expected a token of at most {_MAX_TOKEN_LENGTH} characters")
-    try:
-        header = jwt.get_unverified_header(token)
-        issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
-    except (jwt.PyJWTError, ValueError, TypeError):
-        raise TokenError("the token cannot be read: expected a signed JSON web token") from None
-    if header.get("alg") not in ALGORITHMS:
-        raise TokenError(f"the token's alg is refused: expected one of {', '.join(ALGORITHMS)}")
-    if not isinstance(header.get("kid"), str) or not isinstance(issuer, str):
-        raise TokenError("expected a kid in the token's header and an iss among its claims")
-    return header, issuer
-
-
-def _why(error: Exception) -> str:
-    """Why PyJWT refused a token, without its own words, which may repeat claims."""
-    import jwt
-
-    match error:
-        case jwt.ExpiredSignatureError():
-            return "the token has expired"
-        case jwt.ImmatureSignatureError():
-            return "the token was issued in the future"
-        case jwt.InvalidAudienceError():
-            return "the token's aud is not this service"
-        case jwt.MissingRequiredClaimError():
-            return f"expected the claims {', '.join(_REQUIRED)}, found fewer"
-        case jwt.InvalidSignatureError():
-            return "the token's signature does not match its issuer's key"
-    return "the token is not valid"
+        self._replay.add(token.issuer, claims["jti"], expires=float(claims["exp"]) + self._leeway_s, now=time.time())
+        return token.issuer

@@ -234,7 +234,7 @@ async function open() {
     if (!(error instanceof ServiceError)) throw error;
     show(byId("problem"), problemNodes(error, [], () => undefined));
     if (needsKey(error)) {
-      byId("about").textContent = "This service answers only those who have a key.";
+      byId("about").textContent = "This service answers only those who have a key or an access token.";
       askForKey(open);
       return;
     }

@@ -33,7 +33,7 @@ export async function predict(record, explain, signal) {
 async function ask(path, options) {
   let response;
   try {
-    const headers = { ...options.headers, ...(key === null ? {} : { "X-API-Key": key }) };
+    const headers = { ...options.headers, ...(key === null ? {} : { Authorization: `Bearer ${key}` }) };
     response = await fetch(path, { ...OPTIONS, ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;

@@ -27,11 +27,12 @@ def test_files_and_targets_exist() -> None:
 def test_the_clients_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed, but for the address."""
     examples = re.findall(r"(?ms)^```python\n(.*?)^```$", CLIENT.read_text())
-    assert len(examples) == 2
+    assert len(examples) == 3
     with running_server(write_tiny_bundle(tmp_path / "bundle").path, tmp_path / "server") as server:
         for example in examples:
             exec(compile(example.replace("http://127.0.0.1:3000", server.url), "example", "exec"), {})
     printed = capsys.readouterr().out
     assert "dead 0.512497 unique:labs" in printed
     assert "INVALID_INPUT visit-7" in printed
+    assert "True" in printed
     assert "(64, 2) (64, 4)" in printed

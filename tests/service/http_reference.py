@@ -26,10 +26,11 @@ _HEAD = f"""\
 Version {API_VERSION}. Made by `python -m tests.service.http_reference`, which asks a running service for every answer below; a
 test says when it is out of date. `GET /docs.json` of your own service is the same in OpenAPI 3.1, with your model's features.
 
-Where the service has keys (docs/security.md), send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; the scope it needs
-stands with each route. Send an `X-Request-ID` of up to 128 plain characters and it comes back, in every answer that has a place
-for it and in the log; else one is made. A refusal is `{{"error", "code", "detail": [{{"loc", "type", "msg"}}], "request_id"}}`;
-429 and 503 say in `Retry-After` when to come back. `service.client` does all this for Python.
+Where the service has keys (docs/security.md), send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; where it trusts an
+identity provider, send an access token as `Authorization: Bearer TOKEN`. The scope that it needs stands with each route. Send an
+`X-Request-ID` of up to 128 plain characters and it comes back, in every answer that has a place for it and in the log; else one
+is made. A refusal is `{{"error", "code", "detail": [{{"loc", "type", "msg"}}], "request_id"}}`; 429 and 503 say in `Retry-After`
+when to come back. `service.client` does all this for Python.
 
 In what follows numbers are rounded and `...` stands for what is left out here; bodies of which something is left out are
 whole in `/docs.json`.

@@ -11,6 +11,7 @@ import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.applications import Starlette
 
+from service.access.settings import OidcSettings
 from service.api.app import build_app
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import LOADING, Runtime
@@ -83,6 +84,13 @@ def serving(bundle: Path | None, **settings: Any) -> Iterator[Client]:
 def serving_clinical(bundle: Path, clinical: ClinicalSettings) -> Iterator[Client]:
     """A client of an application that serves `bundle` to hospital systems with these settings."""
     with serving_runtime(Runtime(Settings(bundle=bundle, num_threads=1), clinical=clinical)) as client:
+        yield client
+
+
+@contextmanager
+def serving_tokens(bundle: Path | None, oidc: OidcSettings, **settings: Any) -> Iterator[Client]:
+    """A client of an application that serves `bundle` to callers with access tokens."""
+    with serving_runtime(Runtime(Settings(bundle=bundle, num_threads=1, **settings), oidc=oidc)) as client:
         yield client
 
 

@@ -14,6 +14,7 @@ from service.access.keys import SCOPES, new_key
 from service.api.app import build_app
 from service.api.runtime import Runtime
 from service.api.settings import Settings
+from tests.service.access.issuer import AUDIENCE, ISSUER, jwks_file, private_key, token
 from tests.service.api.otlp_collector import Collector, running_collector
 from tests.service.clinical.clinical_bundle import (
     hook_call,
@@ -47,6 +48,7 @@ class Caller:
     collector: Collector
     routes: set[str] = field(default_factory=set)
     refusals: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
 
     def send(self, method: str, path: str, route: str | None = None, **options: Any) -> httpx.Response:
         """One request with a key; `route` is the path's pattern where it has one."""
@@ -76,6 +78,8 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "I2MOE_ACCESS_LOG": "1",
         "BENTOML_DEBUG": "true",
         "I2MOE_API_KEYS": str(folder / "keys.toml"),
+        "I2MOE_OIDC_ISSUERS": json.dumps({ISSUER: str(jwks_file(folder, "RS256", "ES256"))}),
+        "I2MOE_OIDC_AUDIENCE": AUDIENCE,
         "I2MOE_OUTCOMES_EVERY_S": "0.2",
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
     }
@@ -92,11 +96,32 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def send_everything(caller: Caller) -> None:
     """Good, odd and bad requests to every route."""
+    send_tokens(caller)
     send_predictions(caller)
     send_tensors(caller)
     send_resources(caller)
     send_outcomes(caller)
     read_everything(caller)
+
+
+def send_tokens(caller: Caller) -> None:
+    """Of a person, good and refused at every step of a check."""
+    changes: list[tuple[int, dict[str, Any]]] = [
+        (200, {}),
+        (403, {"scope": WORD}),
+        (401, {"aud": WORD}),
+        (401, {"iss": WORD}),
+        (401, {"exp": WORD}),
+        (401, {"nonce": WORD, "header": {"typ": WORD}}),
+        (401, {"header": {"kid": WORD}}),
+        (401, {"header": {"jku": f"https://{WORD}.example"}}),
+        (401, {"header": {"kid": "ES256"}}),
+        (401, {"key": private_key("RS256-unknown")}),
+    ]
+    for status, changed in changes:
+        caller.tokens.append(token(**{"sub": WORD, "name": "RS256"} | changed))
+        headers = {"X-API-Key": WORD, "Authorization": f"Bearer {caller.tokens[-1]}"}
+        assert caller.post("/predict", GOOD, headers=headers).status_code == status, changed
 
 
 def send_predictions(caller: Caller) -> None:
@@ -209,6 +234,14 @@ def test_no_value_is_in_the_log(caller: Caller) -> None:
     """Whatever was sent, whatever came of it."""
     assert "inference failed for 1 samples together" in caller.server.log  # it does log what goes wrong
     assert [line for line in caller.server.log.splitlines() if any(trace in line for trace in (*TRACES, NAME))] == []
+
+
+def test_no_part_of_a_token_is_told(caller: Caller) -> None:
+    """In logs, metrics, refusals or traces: whoever reads those could call the service."""
+    parts = {part for text in caller.tokens for part in text.split(".")}
+    assert len(parts) > 15
+    told = [caller.server.log, caller.get("/metrics").text, *caller.refusals, *map(repr, caller.collector.bodies)]
+    assert [part for part in parts if any(part in text for text in told)] == []
 
 
 def test_no_value_is_in_metrics_or_refusals(caller: Caller) -> None:

@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from pydantic import ValidationError
 
+from service.access.jwks import IssuerKeys
+from service.access.tokens import TokenError
 from service.clinical.settings import ClinicalSettings
-from service.clinical.tokens import IssuerKeys, ReplayCache, TokenError, TokenVerifier
+from service.clinical.tokens import ReplayCache, TokenVerifier
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving, serving_clinical
 from tests.service.clinical.clinical_bundle import hook_call, whole_prefetch
@@ -212,51 +214,52 @@ def test_the_memory_of_tokens_is_bounded_and_forgets_what_expired() -> None:
     cache.add("j", "b", expires=50, now=31)
 
 
-class RemoteKeys(IssuerKeys):
+def remote_keys(*answers: Any) -> IssuerKeys:
     """Keys behind a URL that is not asked over a network: `answers` stand in for the issuer's."""
+    left = list(answers)
 
-    def __init__(self, *answers: Any) -> None:
-        super().__init__("https://ehr.example/jwks.json")
-        self.answers = list(answers)
-
-    def _fetch(self) -> Any:
-        answer = self.answers.pop(0)
+    def fetch(url: str) -> Any:
+        assert url == "https://ehr.example/jwks.json"
+        answer = left.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    return IssuerKeys("https://ehr.example/jwks.json", issuer=ISSUER, fetch=fetch)
+
+
+def verifier(keys: IssuerKeys) -> TokenVerifier:
+    """A verifier that trusts the issuer with these keys."""
+    made = TokenVerifier(ClinicalSettings(issuers={ISSUER: "https://ehr.example/jwks.json"}, public_url=BASE))
+    made._issuers[ISSUER] = keys
+    return made
+
 
 def test_keys_behind_a_url_are_fetched_once_and_not_for_every_unknown_kid() -> None:
     """A caller who invents kids cannot make the service call the issuer again and again."""
-    keys = RemoteKeys(jwks(), AssertionError)
+    trusting = verifier(remote_keys(jwks()))  # a second fetch would fail
 
     async def scenario() -> None:
-        assert (await keys.key("ES384")).key_id == "ES384"
-        assert (await keys.key("ES256")).key_id == "ES256"
+        for good in ("ES384", "ES256"):
+            assert await trusting.check(f"Bearer {token(good)}", path=VIEW) == ISSUER
         for _ in range(5):
             with pytest.raises(TokenError, match="names no key"):
-                await keys.key("invented")
+                await trusting.check(f"Bearer {token(header={'kid': 'invented'})}", path=VIEW)
 
     asyncio.run(scenario())
-    assert len(keys.answers) == 1
 
 
 def test_an_issuer_that_does_not_answer_lets_nobody_in() -> None:
     """Whatever goes wrong there is told as one reason."""
-    for broken in (OSError("no route"), {"keys": []}, {"no": "keys"}, [], "x"):
+    for broken in (OSError("no route"), {"keys": []}, {"no": "keys"}, [], "x", jwks(use="enc")):
         with pytest.raises(TokenError, match="cannot be read now"):
-            asyncio.run(RemoteKeys(broken).key("ES384"))
+            asyncio.run(verifier(remote_keys(broken)).check(f"Bearer {token()}", path=VIEW))
 
 
-def test_a_listed_jku_is_accepted_and_keys_for_encryption_are_not(keys_file: Path) -> None:
+def test_a_listed_jku_is_accepted() -> None:
     """The jku that is the configured URL itself says nothing new."""
-    settings = ClinicalSettings(issuers={ISSUER: "https://ehr.example/jwks.json"}, public_url=BASE)
-    verifier = TokenVerifier(settings)
-    verifier._issuers[ISSUER] = RemoteKeys(jwks())
     good = token(header={"jku": "https://ehr.example/jwks.json"})
-    assert asyncio.run(verifier.check(f"Bearer {good}", path=VIEW)) == ISSUER
-    with pytest.raises(TokenError, match="cannot be read now"):
-        asyncio.run(RemoteKeys(jwks(use="enc")).key("ES384"))
+    assert asyncio.run(verifier(remote_keys(jwks())).check(f"Bearer {good}", path=VIEW)) == ISSUER
 
 
 def test_without_issuers_everybody_may_call_and_the_log_says_so(

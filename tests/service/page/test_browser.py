@@ -436,9 +436,9 @@ def test_a_service_with_keys_asks_for_one(browser: Browser, tiny_path: Path, tmp
     token, lines = new_key("clinic", ["predict", "explain"])
     (tmp_path / "keys.toml").write_text(lines)
     with serving_here(tiny_path, api_keys=tmp_path / "keys.toml") as url, browser.page(f"{url}/") as watched:
-        key = watched.page.get_by_label("Key for this service")
+        key = watched.page.get_by_label("Key or access token for this service")
         key.wait_for()
-        assert "only those who have a key" in watched.text("#about")
+        assert "only those who have a key or an access token" in watched.text("#about")
         assert not watched.page.locator("#record").is_visible()
         for entered in ("i2moe_wrong", token):
             key.fill(entered)
