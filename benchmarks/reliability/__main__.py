@@ -4,7 +4,7 @@
 
 The service runs the reference shape on all cores but the last, from which the load comes: neither takes the time of the other.
 Bodies are one record of 12.5 kB. Peak is what 32 clients get that ask as soon as they are answered; overload offers three times
-that at random times, the other faults happen at half of it. Every request is accounted for. Prints a table; the last line is JSON.
+that at random times, the other faults happen at half of it. Every request is accounted for. Prints a table and JSON.
 """
 
 import argparse
