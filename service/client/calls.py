@@ -1,5 +1,6 @@
 """Requests as data, and how their responses are read: what both clients share."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -17,6 +18,7 @@ Explain = bool | Literal["features"]
 Record = Mapping[str, Any]
 Arrays = Mapping[str, NDArray[Any]]
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _T = TypeVar("_T")
 
 
@@ -29,6 +31,13 @@ class Call(Generic[_T]):
     read: Callable[[httpx.Response], _T]
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def checked_id(request_id: str) -> str:
+    """A request id that the service takes over; it would put another in the place of any other. Raises `ValueError`."""
+    if not _SANE_ID.fullmatch(request_id):
+        raise ValueError("expected a request_id of 1 to 128 letters, digits, '.', '_' and '-', found something else")
+    return request_id
 
 
 def predict_call(records: Sequence[bytes], *, explain: Explain) -> Call[PredictResponse]:
@@ -152,9 +161,9 @@ class _Head(msgspec.Struct):
 
 def _read_infer(response: httpx.Response) -> dict[str, NDArray[np.float32]]:
     body = response.content
-    start = int(response.headers.get(HEADER_LENGTH, len(body)))
     arrays: dict[str, NDArray[np.float32]] = {}
     try:
+        start = int(response.headers.get(HEADER_LENGTH, len(body)))
         for output in msgspec.json.decode(body[:start], type=_Head).outputs:
             end = start + output.parameters.binary_data_size
             arrays[output.name] = np.frombuffer(body[start:end], "<f4").reshape(output.shape)

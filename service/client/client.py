@@ -3,12 +3,13 @@
 import asyncio
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -16,47 +17,17 @@ from numpy.typing import NDArray
 
 from service.client import calls
 from service.client.calls import Arrays, Call, Explain, Record
-from service.client.errors import GivenUpError, InvalidInputError, NoAnswerError, ServiceError, refusal
+from service.client.errors import AnswerError, GivenUpError, InvalidInputError, NoAnswerError, ServiceError, refusal
 from service.client.results import ExplanationsResponse, FailedPrediction, ModelResponse, Prediction, PredictResponse
 from service.client.retries import STANDARD, Attempts, Retries
 
 _T = TypeVar("_T")
+_Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
 Answered = Prediction | FailedPrediction
 
 
-class _Shared:
+class _Shared(ABC, Generic[_Http]):
     """Settings, and what leads from a call to a request."""
-
-    def __init__(self, *, key: str | None, retries: Retries, timeout_s: float, max_instances: int, max_bytes: int) -> None:
-        if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
-            raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
-        self._key, self._retries, self._timeout_s = key, retries, timeout_s
-        self._max_instances, self._max_bytes = max_instances, max_bytes
-
-    def _options(self, call: Call[Any], request_id: str) -> dict[str, Any]:
-        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
-        return {"content": call.body, "headers": {"X-Request-ID": request_id, **key, **call.headers}}
-
-    def _timeout(self, left_s: float) -> float:
-        return min(self._timeout_s, left_s)
-
-    def _chunks(self, records: Iterable[Record]) -> Iterator[list[bytes]]:
-        return calls.chunks(records, max_instances=self._max_instances, max_bytes=self._max_bytes)
-
-
-def _failed(error: httpx.TransportError) -> ServiceError:
-    kind = GivenUpError if isinstance(error, httpx.TimeoutException) else NoAnswerError
-    return kind(f"no answer: {type(error).__name__}")
-
-
-def _only(answer: PredictResponse) -> Prediction:
-    (prediction,) = answer.predictions
-    assert isinstance(prediction, Prediction)  # one record that does not fit refuses its request
-    return prediction
-
-
-class Client(_Shared):
-    """Calls that wait for their answer. Safe to share among threads."""
 
     def __init__(
         self,
@@ -67,9 +38,9 @@ class Client(_Shared):
         timeout_s: float = 15.0,
         max_instances: int = 256,
         max_bytes: int = 1_900_000,
-        http: httpx.Client | None = None,
+        http: _Http | None = None,
     ) -> None:
-        """Connect nothing yet.
+        """Connect nothing yet. Raises `ValueError`.
 
         Args:
             url: where the service is, such as http://127.0.0.1:3000.
@@ -80,9 +51,60 @@ class Client(_Shared):
             max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
             http: to use in place of a client of its own, for certificates or proxies; it is not closed.
         """
-        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
-        self._url, self._owns = url.rstrip("/"), http is None
-        self._http = httpx.Client() if http is None else http
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected a URL that begins with http:// or https://, found {url!r}")
+        if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
+            raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
+        self._url, self._key, self._retries, self._timeout_s = url.rstrip("/"), key, retries, timeout_s
+        self._max_instances, self._max_bytes = max_instances, max_bytes
+        self._owns = http is None
+        self._http: _Http = self._new_http() if http is None else http
+
+    @staticmethod
+    @abstractmethod
+    def _new_http() -> _Http:
+        """A client of its own."""
+
+    def _options(self, call: Call[Any], request_id: str | None) -> dict[str, Any]:
+        key = {} if self._key is None else {"Authorization": f"Bearer {self._key}"}
+        named = {"X-Request-ID": uuid.uuid4().hex if request_id is None else calls.checked_id(request_id)}
+        return {"content": call.body, "headers": {**named, **key, **call.headers}}
+
+    def _timeout(self, left_s: float) -> float:
+        return min(self._timeout_s, left_s)
+
+    def _chunks(self, records: Iterable[Record]) -> Iterator[list[bytes]]:
+        return calls.chunks(records, max_instances=self._max_instances, max_bytes=self._max_bytes)
+
+
+def _failed(error: httpx.RequestError) -> ServiceError:
+    match error:
+        case httpx.DecodingError():
+            return AnswerError("expected a body in the encoding that its header names, found something else")
+        case httpx.TimeoutException():
+            kind: type[ServiceError] = GivenUpError
+        case _:
+            kind = NoAnswerError
+    return kind(f"no answer: {type(error).__name__}")
+
+
+def _check_concurrency(concurrency: int) -> None:
+    if concurrency < 1:
+        raise ValueError(f"expected at least one request at a time, found {concurrency=}")
+
+
+def _only(answer: PredictResponse) -> Prediction:
+    (prediction,) = answer.predictions
+    assert isinstance(prediction, Prediction)  # one record that does not fit refuses its request
+    return prediction
+
+
+class Client(_Shared[httpx.Client]):
+    """Calls that wait for their answer. Safe to share among threads."""
+
+    @staticmethod
+    def _new_http() -> httpx.Client:
+        return httpx.Client()
 
     def __enter__(self) -> Self:
         """The client."""
@@ -118,6 +140,7 @@ class Client(_Shared):
         Records are taken as answers are: a generator of a billion is fine. Records that do not fit are answered with a
         `FailedPrediction`; whatever else fails ends the iteration with its `ServiceError`.
         """
+        _check_concurrency(concurrency)
         chunks = self._chunks(records)
         with ThreadPoolExecutor(concurrency) as pool:
             waiting = deque(pool.submit(self._predict_chunk, chunk, explain) for chunk in islice(chunks, concurrency))
@@ -156,17 +179,17 @@ class Client(_Shared):
         """Whether a model is ready to answer; asked once."""
         try:
             return self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s).is_success
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        options = self._options(call, request_id or uuid.uuid4().hex)
+        options = self._options(call, request_id)
         attempts = Attempts(self._retries)
         while True:
-            timeout = self._timeout(attempts.begin())
+            left = attempts.begin()
             try:
-                response = self._http.request(call.method, self._url + call.path, timeout=timeout, **options)
-            except httpx.TransportError as error:
+                response = self._ask(call, attempts, timeout=self._timeout(left), **options)
+            except httpx.RequestError as error:
                 failure: ServiceError = _failed(error)
             else:
                 if response.is_success:
@@ -174,25 +197,24 @@ class Client(_Shared):
                 failure = refusal(response)
             time.sleep(attempts.wait_s(failure))
 
+    def _ask(self, call: Call[Any], attempts: Attempts, **options: Any) -> httpx.Response:
+        """One attempt. Looks at the clock between pieces of the answer: one that drips would outlast any time-out."""
+        with self._http.stream(call.method, self._url + call.path, **options) as response:
+            pieces = []
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                attempts.check()
+        headers = response.headers.copy()
+        headers.pop("content-encoding", None)  # the pieces are decoded
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(pieces))
 
-class AsyncClient(_Shared):
+
+class AsyncClient(_Shared[httpx.AsyncClient]):
     """The same calls for asyncio."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        retries: Retries = STANDARD,
-        timeout_s: float = 15.0,
-        max_instances: int = 256,
-        max_bytes: int = 1_900_000,
-        http: httpx.AsyncClient | None = None,
-    ) -> None:
-        """As `Client`."""
-        super().__init__(key=key, retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
-        self._url, self._owns = url.rstrip("/"), http is None
-        self._http = httpx.AsyncClient() if http is None else http
+    @staticmethod
+    def _new_http() -> httpx.AsyncClient:
+        return httpx.AsyncClient()
 
     async def __aenter__(self) -> Self:
         """The client."""
@@ -226,6 +248,7 @@ class AsyncClient(_Shared):
         self, records: Iterable[Record], *, explain: Explain = False, concurrency: int = 4
     ) -> AsyncIterator[Answered]:
         """As `Client.predict_many`."""
+        _check_concurrency(concurrency)
         chunks = self._chunks(records)
         waiting = deque(asyncio.create_task(self._predict_chunk(chunk, explain)) for chunk in islice(chunks, concurrency))
         try:
@@ -262,11 +285,11 @@ class AsyncClient(_Shared):
         """As `Client.is_ready`."""
         try:
             return (await self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s)).is_success
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     async def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        options = self._options(call, request_id or uuid.uuid4().hex)
+        options = self._options(call, request_id)
         attempts = Attempts(self._retries)
         while True:
             left = attempts.begin()
@@ -275,10 +298,10 @@ class AsyncClient(_Shared):
                     response = await self._http.request(
                         call.method, self._url + call.path, timeout=self._timeout(left), **options
                     )
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 failure: ServiceError = _failed(error)
             except TimeoutError:
-                raise GivenUpError(f"no answer within {self._retries.deadline_s:g} s") from None
+                raise attempts.given_up() from None
             else:
                 if response.is_success:
                     return call.read(response)

@@ -153,6 +153,30 @@ def test_no_record_is_no_request(bundle: Path) -> None:
     ask(bundle, scenario)
 
 
+def test_no_requests_at_a_time_is_no_way_to_ask(bundle: Path) -> None:
+    """Rather than an empty answer to records that were there."""
+
+    async def scenario(client: AsyncClient) -> None:
+        with pytest.raises(ValueError, match="concurrency=0"):
+            _ = [answer async for answer in client.predict_many([tiny_example()], concurrency=0)]
+        with Client("http://test") as waiting, pytest.raises(ValueError, match="concurrency=0"):
+            list(waiting.predict_many([tiny_example()], concurrency=0))
+
+    ask(bundle, scenario)
+
+
+def test_a_client_that_was_handed_over_is_not_closed() -> None:
+    """It is its owner's; one of this client's own is closed."""
+    http = httpx.Client()
+    with Client("http://test", http=http):
+        pass
+    assert not http.is_closed
+    with Client("http://test") as client:
+        own = client._http
+    assert own.is_closed
+    http.close()
+
+
 def test_a_request_that_does_not_fit_ends_the_iteration(bundle: Path) -> None:
     """More records than the service takes at once is no record's fault."""
 
@@ -317,6 +341,14 @@ def test_tensors_that_are_not_bytes_are_told_as_such() -> None:
     """Where bytes were asked for, numbers in JSON are no answer."""
     told = {"outputs": [{"name": "prediction", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
     http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=told)))
+    with Client("http://x", http=http) as client, pytest.raises(AnswerError, match="bytes after the JSON part"):
+        client.infer({"labs": np.zeros((1, 1))}, model="tiny")
+
+
+def test_a_length_that_is_no_number_is_told_as_such() -> None:
+    """An error of the client's own, as any answer that cannot be read."""
+    answer = httpx.Response(200, content=b"{}", headers={"Inference-Header-Content-Length": "all"})
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: answer))
     with Client("http://x", http=http) as client, pytest.raises(AnswerError, match="bytes after the JSON part"):
         client.infer({"labs": np.zeros((1, 1))}, model="tiny")
 
