@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.errors import AnswerError, InvalidInputError
-from service.client.results import ExplanationsResponse, FailedPrediction, ItemError, ModelResponse, Prediction, PredictResponse
+from service.client.results import (
+    ExplanationsResponse,
+    FailedPrediction,
+    ItemError,
+    KeptPredictionsResponse,
+    ModelResponse,
+    OutcomeItem,
+    OutcomesResponse,
+    Prediction,
+    PredictResponse,
+)
 
 Explain = bool | Literal["features"]
 Record = Mapping[str, Any]
@@ -55,6 +65,18 @@ def model_call() -> Call[ModelResponse]:
 def explanations_call() -> Call[ExplanationsResponse]:
     """GET /explanations."""
     return Call("GET", "/explanations", lambda response: decoded(response, ExplanationsResponse))
+
+
+def kept_call(request_id: str) -> Call[KeptPredictionsResponse]:
+    """GET /predictions/{request_id}."""
+    path = f"/predictions/{checked_id(request_id)}"
+    return Call("GET", path, lambda response: decoded(response, KeptPredictionsResponse))
+
+
+def outcomes_call(outcomes: Sequence[OutcomeItem]) -> Call[OutcomesResponse]:
+    """POST /outcomes."""
+    body, headers = msgspec.json.encode({"outcomes": outcomes}), {"Content-Type": "application/json"}
+    return Call("POST", "/outcomes", lambda response: decoded(response, OutcomesResponse), body, headers)
 
 
 def decoded(response: httpx.Response, kind: type[_T]) -> _T:

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from service.client import calls
 from service.client.calls import Arrays, Call, Explain, Record
 from service.client.errors import AnswerError, GivenUpError, InvalidInputError, NoAnswerError, ServiceError, refusal
-from service.client.results import ExplanationsResponse, FailedPrediction, ModelResponse, Prediction, PredictResponse
+from service.client.results import (
+    ExplanationsResponse,
+    FailedPrediction,
+    KeptPredictionsResponse,
+    ModelResponse,
+    OutcomeItem,
+    OutcomesResponse,
+    Prediction,
+    PredictResponse,
+)
 from service.client.retries import STANDARD, Attempts, Retries
 
 _T = TypeVar("_T")
@@ -166,6 +175,17 @@ class Client(_Shared[httpx.Client]):
         """How the experts behave over a data set."""
         return self._call(calls.explanations_call(), None)
 
+    def kept(self, request_id: str) -> KeptPredictionsResponse:
+        """What was answered under a request id, and what became of it; needs the scope audit. Raises `NotFoundError`."""
+        return self._call(calls.kept_call(request_id), None)
+
+    def tell_outcomes(self, outcomes: Sequence[OutcomeItem]) -> OutcomesResponse:
+        """Tell what became of predictions, a thousand at most; those that fit none are told in their place. Safe to repeat.
+
+        Raises `InvalidInputError` where none fits.
+        """
+        return self._call(calls.outcomes_call(outcomes), None)
+
     def infer(
         self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None
     ) -> dict[str, NDArray[np.float32]]:
@@ -274,6 +294,14 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
     async def explanations(self) -> ExplanationsResponse:
         """As `Client.explanations`."""
         return await self._call(calls.explanations_call(), None)
+
+    async def kept(self, request_id: str) -> KeptPredictionsResponse:
+        """As `Client.kept`."""
+        return await self._call(calls.kept_call(request_id), None)
+
+    async def tell_outcomes(self, outcomes: Sequence[OutcomeItem]) -> OutcomesResponse:
+        """As `Client.tell_outcomes`."""
+        return await self._call(calls.outcomes_call(outcomes), None)
 
     async def infer(
         self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from service.client import (
     InvalidInputError,
     NoAnswerError,
     NotFoundError,
+    OutcomeItem,
     OverloadedError,
     Prediction,
     Retries,
@@ -71,7 +73,7 @@ def test_results_are_the_documented_ones() -> None:
     """Every class has the fields that /docs.json describes, and those without a default are those it requires."""
     schemas = build_openapi(None)["components"]["schemas"]
     classes = [kind for kind in vars(results).values() if isinstance(kind, type) and kind.__name__ in schemas]
-    assert len(classes) == 14
+    assert len(classes) == 20
     for kind in classes:
         config = kind.__struct_config__
         tag = {config.tag_field} if config.tag_field else set()
@@ -229,6 +231,32 @@ def test_a_refusal_says_where_and_under_which_id(bundle: Path) -> None:
         assert "sentinel" not in str(refused.value)
 
     ask(bundle, scenario)
+
+
+def test_outcomes_are_told_and_shown_with_what_was_kept(bundle: Path, tmp_path: Path) -> None:
+    """By the request id that the caller chose; one that fits nothing is told in its place, and alone refused."""
+    token, lines = new_key("registry", ["predict", "outcomes", "audit"], None)
+    (tmp_path / "keys.toml").write_text(lines)
+    death = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=1)))
+    told = [OutcomeItem("r1", "dead", time=death), OutcomeItem("r1", "alive", position=5)]
+
+    async def main() -> None:
+        url: Any = f"sqlite:///{tmp_path / 'kept.db'}"
+        settings = Settings(bundle=bundle, num_threads=1, api_keys=tmp_path / "keys.toml", audit_url=url)
+        async with connected(Runtime(settings), key=token) as client:
+            await client.predict(tiny_example(), request_id="r1")
+            answer = await client.tell_outcomes(told)
+            assert (answer.accepted, [one["status"] for one in answer.outcomes]) == (1, ["ok", "error"])
+            (kept,) = (await client.kept("r1")).predictions
+            assert kept.prediction["label"] == "dead"
+            assert [(one.label, one.time) for one in kept.outcomes] == [("dead", death)]
+            assert kept.time <= kept.outcomes[0].received
+            with pytest.raises(InvalidInputError, match="no prediction is kept"):
+                await client.tell_outcomes(told[1:])
+            with pytest.raises(NotFoundError):
+                await client.kept("r2")
+
+    asyncio.run(main())
 
 
 def test_keys_are_sent(bundle: Path, tmp_path: Path) -> None:
