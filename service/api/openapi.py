@@ -23,7 +23,7 @@ from service.api.errors import (
     UnauthorizedError,
 )
 from service.api.openapi_parts import REF, Document, error_responses, json_content, operation, ref, response
-from service.api.outcomes import OutcomeItem, OutcomesRequest, OutcomesResponse
+from service.api.outcome_routes import OutcomeItem, OutcomesRequest, OutcomesResponse
 from service.api.tensors import HEADER_LENGTH, InferRequest
 from service.bundle.manifest import Manifest
 from service.bundle.schema import (
@@ -38,7 +38,7 @@ from service.bundle.schema import (
     TextFeature,
 )
 
-API_VERSION = "1.3.0"  # of the HTTP interface, by semantic versioning; models have their own
+API_VERSION = "1.4.0"  # of the HTTP interface, by semantic versioning; models have their own
 
 ACCESS_ERRORS: tuple[type[ApiError], ...] = (UnauthorizedError, ForbiddenError, RateLimitedError)  # where there are keys
 PREDICT_ERRORS: tuple[type[ApiError], ...] = (
@@ -148,7 +148,7 @@ def _paths(manifest: Manifest | None) -> Document:
         "/predictions/{request_id}": {
             "parameters": [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}],
             "get": operation(
-                "What was answered to a request, where predictions are kept",
+                "What was answered to a request, and what became of it, where predictions are kept",
                 json_content(ref("KeptPredictionsResponse")),
                 NotFoundError,
                 *_GUARDED,
@@ -165,7 +165,8 @@ def _paths(manifest: Manifest | None) -> Document:
 
 
 def _outcomes_operation() -> Document:
-    errors = (*_GUARDED, InvalidJsonError, NotFoundError, BodyTooLargeError, MediaTypeError, InvalidInputError, NotKeptApiError)
+    unread = (InvalidJsonError, NotFoundError, BodyTooLargeError, MediaTypeError, InvalidInputError)
+    errors = (*_GUARDED, *unread, NotKeptApiError, DeadlineError)
     return {
         "summary": "Tell what became of predictions, where they are kept",
         "description": "Outcomes that fit no prediction are answered with `status: error` beside the others; when none fits, the "
