@@ -1,6 +1,7 @@
 """The client against the service: in this process and as a real one."""
 
 import asyncio
+import json
 import math
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from service.client import (
     Prediction,
     Retries,
     UnauthorizedError,
+    calls,
     results,
 )
 from service.client.errors import kinds
@@ -144,6 +146,51 @@ def test_many_records_are_answered_in_order_in_several_requests(bundle: Path) ->
         assert {len(answer.error.detail) for answer in failed} == {1}
 
     ask(bundle, scenario, max_instances=8)
+
+
+def test_requests_are_cut_by_bytes_as_well() -> None:
+    """What is in a request fits it, a record that is too large alone excepted, and nothing is left out."""
+    records = [{"text": "x" * size} for size in (10, 10, 10, 100, 10)]
+    found = list(calls.chunks(records, max_instances=256, max_bytes=60))
+    assert [len(chunk) for chunk in found] == [2, 1, 1, 1]
+    assert all(sum(map(len, chunk)) <= 60 for chunk in found if len(chunk) > 1)
+    assert [json.loads(record) for chunk in found for record in chunk] == records
+
+
+def test_a_models_name_is_one_part_of_the_path() -> None:
+    """Whatever is in it."""
+    call = calls.infer_call("a/../b", {"labs": np.zeros((1, 1))}, outputs=None)
+    assert call.path == "/v2/models/a%2F..%2Fb/infer"
+
+
+def test_nothing_is_on_its_way_when_nobody_wants_more(bundle: Path) -> None:
+    """Whoever breaks off waits until what was asked has been called off."""
+    begun, left = 0, 0
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        nonlocal begun, left
+        begun += 1
+        try:
+            if begun > 1:
+                await asyncio.sleep(60)
+            answer = {"status": "error", "id": None, "error": {"code": "INVALID_INPUT", "message": "", "detail": []}}
+            model = {"name": "m", "version": "1", "sha256": "s", "provider": "p"}
+            timing = {"queue": 0, "inference": 0, "total": 0, "batch_size": 1}
+            told = {"model": model, "request_id": "r", "notice": "", "predictions": [answer], "timing_ms": timing}
+            return httpx.Response(200, json=told)
+        finally:
+            left += 1
+
+    async def main() -> None:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+        async with AsyncClient("http://x", http=http, max_instances=1) as client:
+            answers = client.predict_many([tiny_example()] * 9, concurrency=3)
+            await anext(answers)
+            await asyncio.sleep(0)
+            await answers.aclose()  # type: ignore[attr-defined]
+            assert left == begun
+
+    asyncio.run(main())
 
 
 def test_no_record_is_no_request(bundle: Path) -> None:

@@ -102,6 +102,27 @@ def test_what_does_not_pass_is_told_at_once(first: httpx.Response | Exception, k
     assert len(asked) == 1
 
 
+def test_each_call_has_an_id_of_its_own() -> None:
+    """Or what is kept of one would be taken for another's."""
+    client, asked = served(*[httpx.Response(200, json=READY)] * 3)
+    for _ in range(3):
+        client.explanations()
+    assert len({request.headers["x-request-id"] for request in asked}) == 3
+
+
+def test_no_wait_for_bytes_is_longer_than_what_is_left() -> None:
+    """Of the deadline, or of the time-out where that is less."""
+    client, asked = served(refused(503, "OVERLOADED"), httpx.Response(200, json=READY))
+    client.explanations()
+    first, second = (request.extensions["timeout"]["read"] for request in asked)
+    assert second < first <= 5
+    http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=READY, request=request)))
+    asked.clear()
+    http.event_hooks["request"] = [asked.append]
+    Client("http://test", http=http, timeout_s=0.5).explanations()
+    assert asked[0].extensions["timeout"]["read"] == 0.5
+
+
 def test_attempts_end() -> None:
     """With the refusal of the last one."""
     client, asked = served(*[refused(503, "MODEL_NOT_READY")] * 9)
