@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from service.api.logs import places
 from service.audit.entries import AuditError
-from service.audit.figures import Figures, figures_by_model
+from service.audit.figures import Figures, figures, figures_by_model
 
 if TYPE_CHECKING:
     from service.api.metrics import Metrics
@@ -55,7 +55,7 @@ class OutcomeWatch:
     def _tell(self, found: dict[str, Figures]) -> None:
         """Set the gauges; a version that has no outcomes any more has no figures."""
         for version in self._told - found.keys():
-            self._metrics.set_outcomes(version, Figures(0, 0, *[float("nan")] * 3))
+            self._metrics.set_outcomes(version, figures([]))
         for version, told in found.items():
             self._metrics.set_outcomes(version, told)
         self._told |= found.keys()

@@ -12,7 +12,8 @@ from service.audit.entries import AuditError
 from service.audit.figures import Figures, figures_by_model
 
 _MAX_DAYS = 36_500  # a century; calendars end
-_HEADER = f"{'model':32} {'outcomes':>8} {'events':>7} {'AUROC':>7} {'Brier':>7} {'observed - expected':>20}"
+_OF_95_PERCENT = 1.96  # standard errors to either side
+_HEADER = f"{'model':32} {'outcomes':>8} {'events':>7} {'AUROC':>7} {'+-':>6} {'Brier':>7} {'observed - expected':>20}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,11 +67,13 @@ def _finite(value: float) -> float | None:
 def _as_table(found: dict[tuple[str, str], Figures], days: float) -> str:
     if not found:
         return f"no prediction of the last {days:g} days has an outcome"
-    lines = [
-        f"{f'{name} {version}':32} {told.count:8d} {told.events:7d} {told.auroc:7.3f} {told.brier:7.3f} {told.calibration:+20.3f}"
-        for (name, version), told in found.items()
-    ]
+    lines = [f"{f'{name} {version}':32} {_row(told)}" for (name, version), told in found.items()]
     return "\n".join([_HEADER, *lines])
+
+
+def _row(told: Figures) -> str:
+    auroc = f"{told.auroc:7.3f} {_OF_95_PERCENT * told.auroc_error:6.3f}"
+    return f"{told.count:8d} {told.events:7d} {auroc} {told.brier:7.3f} {told.calibration:+20.3f}"
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         running_server(bundle, folder / "server", environment=environment) as server,
         running_prometheus(server, folder) as it,
     ):
+        it.wait_for('i2moe_samples_total{outcome="ok"} == 0')  # a rise is seen from a scrape before it
         be_busy(server)
         tell_outcomes(server)
         it.wait_for('i2moe_request_duration_seconds_count{route="/predict",status="422"} == 5')
@@ -127,8 +128,7 @@ def test_a_dashboard_panel_shows_something(scraped: Prometheus, title: str, quer
 @pytest.mark.slow
 def test_what_prometheus_sees_is_what_happened(scraped: Prometheus) -> None:
     """Counts come through the service's several files as they were, and drift is measured against the bundle."""
-    (samples,) = scraped.query('sum(i2moe_samples_total{outcome="ok"})')
-    assert float(samples["value"][1]) == 52
+    assert scraped.wait_for('sum(i2moe_samples_total{outcome="ok"}) == 52')
     (shares,) = scraped.query('sum(i2moe:served_share:1d{of="risk"})')
     assert float(shares["value"][1]) == pytest.approx(1)
     (missing,) = scraped.query('i2moe:missing_modality:ratio1d{modality="history"}')

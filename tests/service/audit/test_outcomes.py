@@ -142,15 +142,21 @@ def test_the_report_is_for_a_person_or_a_program(tmp_path: Path, capsys: pytest.
     store.close()
     assert main(["report", address]) == 0
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split() == ["model", "outcomes", "events", "AUROC", "Brier", "observed", "-", "expected"]
-    assert line.split() == ["tiny", "1.0.0", "1", "1", "nan", "0.062", "+0.250"]
+    assert header.split() == ["model", "outcomes", "events", "AUROC", "+-", "Brier", "observed", "-", "expected"]
+    assert line.split() == ["tiny", "1.0.0", "1", "1", "nan", "nan", "0.062", "+0.250"]
     assert main(["report", address, "--delay-days", "1"]) == 0
     assert capsys.readouterr().out.startswith("no prediction")
     assert main(["report", address, "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["models"]
-    assert told == {"name": MODEL["name"], "version": "1.0.0", "count": 1, "events": 1, "auroc": None, "brier": 0.0625} | {
-        "calibration": 0.25
-    }
+    assert told == {
+        "name": MODEL["name"],
+        "version": "1.0.0",
+        "count": 1,
+        "events": 1,
+        "auroc": None,
+        "auroc_error": None,
+        "brier": 0.0625,
+    } | {"calibration": 0.25}
 
 
 def test_a_report_of_a_store_that_cannot_be_opened_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
