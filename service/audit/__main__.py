@@ -66,7 +66,7 @@ def _finite(value: float) -> float | None:
 
 def _as_table(found: dict[tuple[str, str], Figures], days: float) -> str:
     if not found:
-        return f"no prediction of the last {days:g} days has an outcome"
+        return f"no prediction of these {days:g} days has an outcome"
     lines = [f"{f'{name} {version}':32} {_row(told)}" for (name, version), told in found.items()]
     return "\n".join([_HEADER, *lines])
 

@@ -136,7 +136,7 @@ def test_the_report_is_for_a_person_or_a_program(tmp_path: Path, capsys: pytest.
     address = f"sqlite:///{tmp_path / 'kept.db'}"
     store = PredictionStore(address, keep_days=365)
     assert main(["report", address]) == 0
-    assert capsys.readouterr().out == "no prediction of the last 90 days has an outcome\n"
+    assert capsys.readouterr().out == "no prediction of these 90 days has an outcome\n"
     store.write([prediction("r1", 0, 0.75, time=datetime.now(UTC))])
     add(store, outcome("r1"))
     store.close()
