@@ -24,7 +24,7 @@ from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
 from service.api.openapi import API_VERSION, build_openapi
 from service.api.openapi_access import with_access
-from service.api.outcomes import outcome_routes
+from service.api.outcome_routes import outcome_routes
 from service.api.page import page_routes
 from service.api.predict import predict
 from service.api.runtime import Runtime

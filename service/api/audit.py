@@ -3,17 +3,19 @@
 Where keeping is required, a prediction is on the disk before its answer leaves; one that cannot be kept is not given.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.errors import NotFoundError, NotKeptApiError, NotReadyError
-from service.audit.entries import AuditEntry, AuditError, without_values
+from service.audit.entries import PLAIN_ID, AuditEntry, AuditError, without_values
 from service.audit.writer import AuditWriter, NotKeptError
 from service.bundle.answers import Prediction
 from service.bundle.features import FloatArray
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from service.audit.store import PredictionStore
 
 _TOLD = ("time", "position", "model", "prediction", "record")
+_PLAIN_ID = re.compile(PLAIN_ID)
 MAX_WAITING = 10_000  # predictions that may wait to be written
 
 Rows = Mapping[str, FloatArray]
@@ -77,7 +80,15 @@ class Audit:
 
 def _record(rows: Rows) -> dict[str, Any]:
     """What was scored as flat vectors, null where missing: sent to /predict, it is scored again."""
-    return {name: [None if cell != cell else cell for cell in row.tolist()] for name, row in rows.items()}  # noqa: PLR0124 - NaN
+    return {name: _cells(row) for name, row in rows.items()}
+
+
+def _cells(row: FloatArray) -> list[float | None]:
+    """JSON has no NaN. By its places, since most cells have none: a look at each of a large request's held up the event loop."""
+    cells: list[float | None] = row.tolist()
+    for place in np.flatnonzero(np.isnan(row)).tolist():
+        cells[place] = None
+    return cells
 
 
 def open_audit(settings: "Settings") -> "PredictionStore | None":
@@ -95,13 +106,21 @@ def audit_routes() -> list[Route]:
 
 
 def show_predictions(request: Request) -> Response:
-    """GET /predictions/{request_id}: what was answered then, and by which bundle. A plain function: it waits for a database."""
+    """GET /predictions/{request_id}: what was answered then, by which bundle, and what became of it.
+
+    A plain function: it waits for a database.
+    """
     runtime: Runtime = request.app.state.runtime
+    request_id = request.path_params["request_id"]
     try:
-        found = [] if runtime.audit is None else runtime.audit.store.find(request.path_params["request_id"])
+        found = [] if runtime.audit is None or not _PLAIN_ID.fullmatch(request_id) else runtime.audit.store.find(request_id)
     except AuditError:
         raise NotReadyError("kept predictions cannot be read now") from None
     if not found:
         raise NotFoundError("no prediction is kept under this request id")
-    told = [{name: getattr(entry, name) for name in _TOLD} for entry in found]
+    told = [_told(entry) for entry in found]
     return Response(to_json({"request_id": found[0].request_id, "predictions": told}), media_type="application/json")
+
+
+def _told(entry: AuditEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in _TOLD} | {"outcomes": [outcome._asdict() for outcome in entry.outcomes]}

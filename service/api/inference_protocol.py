@@ -14,6 +14,7 @@ from starlette.routing import Route
 from service.api.audit import Audit
 from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
+from service.api.predictions import LARGE_NUM_INSTANCES
 from service.api.requests import check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
@@ -105,4 +106,6 @@ async def _keep(audit: Audit, parsed: ParsedInfer, answers: Answers, model: Mode
     arrays, absent = parsed.records.arrays, parsed.records.absent
     sent = [Sent(tuple(name for name, rows in absent.items() if rows[row]), ()) for row in range(parsed.size)]
     rows = [{name: values[row] for name, values in arrays.items()} for row in range(parsed.size)]
-    await audit.keep(answers.predictions(sent, [None] * parsed.size), rows, request_id=request_id, model=model.info)
+    tell = partial(answers.predictions, sent, [None] * parsed.size)
+    predictions = await aside(tell, large=parsed.size > LARGE_NUM_INSTANCES)
+    await audit.keep(predictions, rows, request_id=request_id, model=model.info)

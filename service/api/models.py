@@ -286,6 +286,14 @@ class KeptModel(_Wire):
     sha256: str
 
 
+class KeptOutcome(_Wire):
+    """What was told of one prediction afterwards (POST /outcomes)."""
+
+    label: str
+    time: datetime | None = Field(description="When it happened, where that was told.")
+    received: datetime
+
+
 class KeptPrediction(_Wire):
     """One prediction as it was answered."""
 
@@ -297,10 +305,11 @@ class KeptPrediction(_Wire):
         "id, warnings and sentence where patients' values are not kept."
     )
     record: dict[str, list[float | None]] | None = Field(description="Flat vectors that were scored, where they are kept.")
+    outcomes: list[KeptOutcome] = Field(description="In the order in which they were told; the last one counts.")
 
 
 class KeptPredictionsResponse(_Wire):
-    """What was answered under one request id."""
+    """What was answered under one request id, the oldest first; of very many the last."""
 
     request_id: str
     predictions: list[KeptPrediction]

@@ -6,6 +6,7 @@ from starlette.requests import HTTPConnection
 FHIR_JSON = "application/fhir+json; fhirVersion=4.0"
 FHIR_PREFIX = "/fhir/"  # paths that speak FHIR whatever is accepted
 _NEGOTIATED = "/predict"
+_MATCH_JSON = ("application/json", "application/*", "*/*")  # the most specific range decides (RFC 9110, 12.5.1)
 
 
 def answers_fhir(connection: HTTPConnection) -> bool:
@@ -21,7 +22,8 @@ def _accepts_fhir(headers: Headers) -> bool:
         return False
     wanted = media_ranges(accepted)
     fhir = wanted.get("application/fhir+json", 0.0)
-    return fhir > 0 and fhir >= wanted.get("application/json", 0.0)
+    json = next((wanted[name] for name in _MATCH_JSON if name in wanted), 0.0)
+    return fhir > 0 and fhir >= json
 
 
 def media_ranges(accepted: str) -> dict[str, float]:

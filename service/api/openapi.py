@@ -21,8 +21,8 @@ from service.api.errors import (
     ReloadFailedError,
     UnauthorizedError,
 )
-from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
-from service.api.outcomes import OutcomeItem, OutcomesRequest, OutcomesResponse
+from service.api.openapi_parts import REF, Document, error_responses, json_content, operation, ref, response
+from service.api.outcome_routes import OutcomeItem, OutcomesRequest, OutcomesResponse
 from service.api.tensors import HEADER_LENGTH, InferRequest
 from service.bundle.manifest import Manifest
 from service.bundle.schema import (
@@ -37,7 +37,7 @@ from service.bundle.schema import (
     TextFeature,
 )
 
-API_VERSION = "1.3.0"  # of the HTTP interface, by semantic versioning; models have their own
+API_VERSION = "1.4.0"  # of the HTTP interface, by semantic versioning; models have their own
 
 ACCESS_ERRORS: tuple[type[ApiError], ...] = (UnauthorizedError, ForbiddenError, RateLimitedError)  # where there are keys
 PREDICT_ERRORS: tuple[type[ApiError], ...] = (
@@ -118,18 +118,18 @@ def _paths(manifest: Manifest | None) -> Document:
     return {
         "/predict": {"post": _predict_operation(manifest)},
         "/model": {
-            "get": get_operation("What is served: features, task, figures, card", json_content(ref("ModelResponse")), *_GUARDED)
+            "get": operation("What is served: features, task, figures, card", json_content(ref("ModelResponse")), *_GUARDED)
         },
         "/model-card": {
-            "get": get_operation(
+            "get": operation(
                 "The model card, as JSON or, to browsers, as a page",
                 {**json_content(ref("ModelCardResponse")), **page},
                 *_GUARDED,
             )
         },
-        "/explanations": {"get": get_operation("How the experts behave", json_content(ref("ExplanationsResponse")), *_GUARDED)},
+        "/explanations": {"get": operation("How the experts behave", json_content(ref("ExplanationsResponse")), *_GUARDED)},
         "/admin/reload": {
-            "post": get_operation(
+            "post": operation(
                 "Serve the bundle that is there now, if it is another; of the process that answers",
                 json_content({"type": "object", "properties": {"changed": {"type": "boolean"}, "model": ref("ModelInfo")}}),
                 ReloadFailedError,
@@ -138,25 +138,26 @@ def _paths(manifest: Manifest | None) -> Document:
         },
         "/predictions/{request_id}": {
             "parameters": [{"name": "request_id", "in": "path", "required": True, "schema": {"type": "string"}}],
-            "get": get_operation(
-                "What was answered to a request, where predictions are kept",
+            "get": operation(
+                "What was answered to a request, and what became of it, where predictions are kept",
                 json_content(ref("KeptPredictionsResponse")),
                 NotFoundError,
                 *_GUARDED,
             ),
         },
         "/outcomes": {"post": _outcomes_operation()},
-        "/metrics": {"get": get_operation("Prometheus metrics", text, *ACCESS_ERRORS)},
-        "/docs.json": {"get": get_operation("This document, OpenAPI 3.1", json_content({"type": "object"}))},
-        "/livez": {"get": get_operation("Whether the process lives", text)},
-        "/readyz": {"get": get_operation("Whether a model is ready to answer", text, NotReadyError)},
+        "/metrics": {"get": operation("Prometheus metrics", text, *ACCESS_ERRORS)},
+        "/docs.json": {"get": operation("This document, OpenAPI 3.1", json_content({"type": "object"}))},
+        "/livez": {"get": operation("Whether the process lives", text)},
+        "/readyz": {"get": operation("Whether a model is ready to answer", text, NotReadyError)},
         **_page_paths(page),
         **_protocol_paths(),
     }
 
 
 def _outcomes_operation() -> Document:
-    errors = (*_GUARDED, InvalidJsonError, NotFoundError, BodyTooLargeError, MediaTypeError, InvalidInputError, NotKeptApiError)
+    unread = (InvalidJsonError, NotFoundError, BodyTooLargeError, MediaTypeError, InvalidInputError)
+    errors = (*_GUARDED, *unread, NotKeptApiError, DeadlineError)
     return {
         "summary": "Tell what became of predictions, where they are kept",
         "description": "Outcomes that fit no prediction are answered with `status: error` beside the others; when none fits, the "
@@ -174,8 +175,8 @@ def _page_paths(page: Document) -> Document:
     files: Document = {name: {"schema": {"type": "string"}} for name in ("text/css", "text/javascript")}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
-        "/": {"get": get_operation("A page for people: a form, risks, explanations, what-if", page)},
-        "/static/{name}": {"parameters": [name], "get": get_operation("A file of the page", files, NotFoundError)},
+        "/": {"get": operation("A page for people: a form, risks, explanations, what-if", page)},
+        "/static/{name}": {"parameters": [name], "get": operation("A file of the page", files, NotFoundError)},
     }
 
 
@@ -183,15 +184,15 @@ def _protocol_paths() -> Document:
     """The Open Inference Protocol, whose own documents say more."""
     described = json_content({"type": "object"})
     paths: Document = {
-        "/v2": {"get": get_operation("Open Inference Protocol: this server and its extensions", described)},
-        "/v2/health/live": {"get": get_operation("Whether the process lives", described)},
-        "/v2/health/ready": {"get": get_operation("Whether a model is ready to answer", described, NotReadyError)},
+        "/v2": {"get": operation("Open Inference Protocol: this server and its extensions", described)},
+        "/v2/health/live": {"get": operation("Whether the process lives", described)},
+        "/v2/health/ready": {"get": operation("Whether a model is ready to answer", described, NotReadyError)},
     }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     version = name | {"name": "version"}
     for path, parameters in (("/v2/models/{name}", [name]), ("/v2/models/{name}/versions/{version}", [name, version])):
-        about = get_operation("The model's inputs and outputs with types and shapes", described, NotFoundError, NotReadyError)
-        ready = get_operation("Whether this model is ready", described, NotFoundError, NotReadyError)
+        about = operation("The model's inputs and outputs with types and shapes", described, NotFoundError, NotReadyError)
+        ready = operation("Whether this model is ready", described, NotFoundError, NotReadyError)
         paths[path] = {"parameters": parameters, "get": about}
         paths[f"{path}/ready"] = {"parameters": parameters, "get": ready}
         paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer_operation()}

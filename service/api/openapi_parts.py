@@ -24,8 +24,8 @@ def response(description: str, content: Document) -> Document:
     return {"description": description, "content": content}
 
 
-def get_operation(summary: str, content: Document, *errors: type[ApiError]) -> Document:
-    """A GET that succeeds with `content`."""
+def operation(summary: str, content: Document, *errors: type[ApiError]) -> Document:
+    """What takes no body and succeeds with `content`."""
     return {"summary": summary, "responses": {"200": response(summary, content), **error_responses(errors)}}
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from starlette.requests import Request
 
 from service.api.batcher import Scored
-from service.api.errors import InferenceFailedError, InvalidInputError, tell
+from service.api.errors import InferenceFailedError, InvalidInputError
 from service.api.metrics import Metrics
 from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, headline
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, submit, timed
 from service.api.tracing import spanned
-from service.bundle.answers import Answers, Prediction
+from service.bundle.answers import Answers, Prediction, build_refusal
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
 from service.bundle.errors import Problem
 from service.bundle.schema import EncodedRecord, FeatureSchema
@@ -127,14 +127,10 @@ def _merge(parsed: ParsedRequest, scored: Scored[Answers], answers: Iterator[Pre
     position = 0
     for instance in parsed.instances:
         if instance.encoded is None:
-            yield _failed(instance.id, "INVALID_INPUT", headline(instance.problems), instance.problems)
+            yield build_refusal(instance.id, "INVALID_INPUT", headline(instance.problems), instance.problems)
             continue
         if position in scored.failures:
-            yield _failed(instance.id, "INFERENCE_FAILED", "the model failed on this instance", ())
+            yield build_refusal(instance.id, "INFERENCE_FAILED", "the model failed on this instance")
         else:
             yield next(answers) | {"id": instance.id}
         position += 1
-
-
-def _failed(instance_id: str | int | None, code: str, message: str, problems: tuple[Problem, ...]) -> Prediction:
-    return {"id": instance_id, "status": "error", "error": {"code": code, "message": message, "detail": tell(problems)}}

@@ -12,6 +12,7 @@ from service.bundle.machine import usable_cpus
 from service.clinical.settings import ClinicalSettings
 
 ENV_PREFIX = "I2MOE_"
+_MAX_DAYS = 36_500.0  # a century; calendars end
 _MAX_DEFAULT_THREADS = 8  # models of this size do not get faster beyond it
 
 
@@ -75,9 +76,17 @@ class Settings(BaseSettings):
     )
     audit_required: bool = Field(default=True, description="Answer no prediction that is not kept; false: keep what can be kept.")
     audit_features: bool = Field(default=False, description="Keep also what was asked: patients' values.")
-    audit_keep_days: float = Field(default=400.0, gt=0, description="After how many days a kept prediction is deleted.")
+    audit_keep_days: float = Field(
+        default=400.0, gt=0, le=_MAX_DAYS, description="After how many days a kept prediction is deleted."
+    )
     outcomes_days: float = Field(
-        default=90.0, gt=0, description="How far back predictions with outcomes count in the figures of /metrics."
+        default=90.0, gt=0, le=_MAX_DAYS, description="How far back predictions with outcomes count in the figures of /metrics."
+    )
+    outcomes_delay_days: float = Field(
+        default=0.0,
+        ge=0,
+        le=_MAX_DAYS,
+        description="How old a prediction must be to count there: the days it foretells. Sooner only early events are known.",
     )
     outcomes_every_s: float = Field(default=300.0, gt=0, description="How often these figures are computed.")
     access_log: bool = Field(default=False, description="Log one line per request: method, route, status, time, request id.")
@@ -91,6 +100,15 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="How much is logged. No level logs a patient's values."
     )
+
+    @model_validator(mode="after")
+    def _predictions_are_kept_until_they_count(self) -> "Settings":
+        if self.outcomes_delay_days >= self.audit_keep_days:
+            raise ValueError(
+                f"OUTCOMES_DELAY_DAYS ({self.outcomes_delay_days:g}) must be below AUDIT_KEEP_DAYS ({self.audit_keep_days:g}): "
+                "no prediction would be kept until it counts"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_full_request_fits_the_queue(self) -> "Settings":

@@ -11,7 +11,7 @@ from math import prod
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
@@ -28,6 +28,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 Loc = tuple[str | int, ...]
 _MAX_TENSORS = 64
 _MAX_LENGTH_DIGITS = 12
+_Dimension = Annotated[int, Field(gt=0, lt=2**31)]  # products of more digits than Python writes would be no answer
 _DTYPES: Mapping[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 # What may be asked for, in the order in which it is answered when nothing is.
 OUTPUTS: Mapping[str, Callable[[Answers], FloatArray]] = {
@@ -66,7 +67,7 @@ class InferInput(_Protocol):
     """The flat vectors of one modality."""
 
     name: str = Field(description="A modality.")
-    shape: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="Records, columns.")
+    shape: Annotated[list[_Dimension], Field(min_length=2, max_length=2)] = Field(description="Records, columns.")
     datatype: Literal["FP32", "FP64"]
     parameters: InputParameters | None = None
     data: list[Any] | None = Field(default=None, description="The numbers, row-major, nested or flat; null where missing.")

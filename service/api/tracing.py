@@ -12,7 +12,7 @@ from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from service.api.metrics import route_label
+from service.api.metrics import OTHER_ROUTE, route_label
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,15 +34,15 @@ class RequestTrace:
         from opentelemetry.trace import SpanKind, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        route, method = route_label(path), method if method in _METHODS else "_OTHER"
+        name, known = _named(method, route_label(path))
         carrier = {} if traceparent is None else {"traceparent": traceparent}
         self._tracer = tracer
         self._zero_ns = time.time_ns() - int(1e9 * perf_counter())  # when perf_counter was nought
         self._span: Span = tracer.start_span(
-            f"{method} {route}",
+            name,
             context=TraceContextTextMapPropagator().extract(carrier),
             kind=SpanKind.SERVER,
-            attributes={"http.request.method": method, "http.route": route},
+            attributes=known,
         )
         self._below = set_span_in_context(self._span)
 
@@ -66,8 +66,18 @@ class RequestTrace:
 
         self._span.set_attribute("http.response.status_code", status)
         if status >= 500:
+            self._span.set_attribute("error.type", str(status))
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
+
+
+def _named(method: str, route: str) -> tuple[str, dict[str, str]]:
+    """The span's name and attributes as OpenTelemetry's conventions for HTTP servers have it, where either may be nobody's."""
+    attributes = {"http.request.method": method if method in _METHODS else "_OTHER"}
+    name = method if method in _METHODS else "HTTP"
+    if route == OTHER_ROUTE:
+        return name, attributes
+    return f"{name} {route}", attributes | {"http.route": route}
 
 
 _current: ContextVar[RequestTrace | None] = ContextVar("i2moe_trace", default=None)
@@ -127,7 +137,8 @@ class Tracing:
 
 def open_tracing(wanted: bool | None) -> tuple[Tracing | None, str | None]:
     """Traces over OTLP and HTTP, where `wanted` or, with None, where OTEL_* names a collector; else why there are none."""
-    if wanted is False or (wanted is None and not any(map(os.environ.get, _ENDPOINTS))):
+    named = any(map(os.environ.get, _ENDPOINTS)) and os.environ.get("OTEL_TRACES_EXPORTER") != "none"  # others may want metrics
+    if wanted is False or (wanted is None and not named):
         return None, None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+PLAIN_ID = r"^[A-Za-z0-9._-]{1,128}$"  # of a request; the service takes over no other, so nothing is kept under one
 # Words that may hold a patient's values, such as "labs.crea 14.2 is outside the range seen in training".
 _WORDED = frozenset({"warnings"})
 _WORDED_IN_EXPLANATION = frozenset({"summary"})
@@ -13,6 +14,14 @@ _OF_FEATURES = frozenset({"features", "rest", "base", "gap"})
 
 class AuditError(RuntimeError):
     """The store cannot be opened, written or read; the message holds no password and no value."""
+
+
+class KeptOutcome(NamedTuple):
+    """What was told of a prediction afterwards."""
+
+    label: str
+    time: datetime | None  # when it happened, where that was told
+    received: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +37,7 @@ class AuditEntry:
     model: Mapping[str, str]
     prediction: Mapping[str, Any]
     record: Mapping[str, Any] | None = None  # what was asked; only where features are kept
+    outcomes: tuple[KeptOutcome, ...] = ()  # told later, the last one counts; not written with the prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +59,12 @@ class Refusal(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A prediction of a binary task whose outcome is known."""
+    """A prediction whose outcome is known."""
 
     model_name: str
     model_version: str
-    probability: float  # that was stated of the last label
-    event: bool  # whether it came true
+    probability: float  # that was stated: of two labels of the last one (the risk), of more of the predicted one
+    event: bool  # whether that label came true
 
 
 def without_values(prediction: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Figures:
     count: int
     events: int
     auroc: float
+    auroc_error: float  # its standard error
     brier: float
     calibration: float  # observed share of events less the mean stated probability: above 0, risks are stated too low
 
@@ -25,8 +26,8 @@ def figures(judged: Sequence[Judged]) -> Figures:
     p = np.array([one.probability for one in judged], dtype=np.float64)
     y = np.array([one.event for one in judged], dtype=bool)
     if not len(p):
-        return Figures(0, 0, np.nan, np.nan, np.nan)
-    return Figures(len(p), int(y.sum()), auroc(p, y), brier(p, y), calibration(p, y))
+        return Figures(0, 0, *[np.nan] * 4)
+    return Figures(len(p), int(y.sum()), auroc(p, y), auroc_error(p, y), brier(p, y), calibration(p, y))
 
 
 def figures_by_model(judged: Sequence[Judged]) -> dict[tuple[str, str], Figures]:
@@ -46,9 +47,30 @@ def auroc(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
     num_others = len(y) - num_events
     if not num_events or not num_others:
         return float("nan")
+    return float((_ranks(p)[y].sum() - num_events * (num_events + 1) / 2) / (num_events * num_others))
+
+
+def auroc_error(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
+    """The standard error of their AUROC, as if all were of different patients; NaN without two events and two others.
+
+    sqrt(var(V1) / n1 + var(V0) / n0), where V1 are the shares of others below each event and V0 those of events above each other.
+    DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837-845.
+    """
+    num_events = int(y.sum())
+    num_others = len(y) - num_events
+    if min(num_events, num_others) < 2:
+        return float("nan")
+    ranks = _ranks(p)
+    below = (ranks[y] - _ranks(p[y])) / num_others
+    above = 1 - (ranks[~y] - _ranks(p[~y])) / num_events
+    return float(np.sqrt(below.var(ddof=1) / num_events + above.var(ddof=1) / num_others))
+
+
+def _ranks(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From 1; of ties the mean of the ranks that they share."""
     _, which, counts = np.unique(p, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]  # of ties the mean of the ranks that they share
-    return float((ranks[y].sum() - num_events * (num_events + 1) / 2) / (num_events * num_others))
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
+    return ranks
 
 
 def brier(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:

@@ -2,22 +2,30 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sql
 
-from service.audit.entries import Judged, Outcome, Refusal
-from service.audit.tables import OUTCOMES, PREDICTIONS, microseconds
+from service.audit.entries import Judged, KeptOutcome, Outcome, Refusal
+from service.audit.tables import OUTCOMES, PREDICTIONS, microseconds, moment
 
 _Key = tuple[str, int]
+
+
+class _Found(NamedTuple):
+    """The predictions under one request id and position: how many, and the first of them."""
+
+    num_predictions: int
+    number: int
+    prediction: dict[str, Any]
 
 
 def add_outcomes(connection: sql.Connection, outcomes: Sequence[Outcome], *, received: datetime) -> list[Refusal | None]:
     """Keep those that fit a prediction; answers for each why it does not, or None."""
     found = _predictions(connection, outcomes)
-    refusals = [_refusal(outcome, found.get((outcome.request_id, outcome.position), [])) for outcome in outcomes]
+    refusals = [_refusal(outcome, found.get((outcome.request_id, outcome.position))) for outcome in outcomes]
     rows = [
-        _row(outcome, found[outcome.request_id, outcome.position][0], received)
+        _row(outcome, found[outcome.request_id, outcome.position], received)
         for outcome, refusal in zip(outcomes, refusals, strict=True)
         if refusal is None
     ]
@@ -26,54 +34,76 @@ def add_outcomes(connection: sql.Connection, outcomes: Sequence[Outcome], *, rec
     return refusals
 
 
-def _predictions(connection: sql.Connection, outcomes: Sequence[Outcome]) -> dict[_Key, list[sql.RowMapping]]:
-    """The predictions that are named; several where a client used a request id twice."""
-    table = PREDICTIONS.c
-    wanted = sql.select(table.number, table.request_id, table.position, table.prediction)
-    found: dict[_Key, list[sql.RowMapping]] = {}
-    for row in connection.execute(wanted.where(table.request_id.in_({one.request_id for one in outcomes}))).mappings():
-        found.setdefault((row["request_id"], row["position"]), []).append(row)
-    return found
+def _predictions(connection: sql.Connection, outcomes: Sequence[Outcome]) -> dict[_Key, _Found]:
+    """The predictions that are named.
+
+    Counted before they are read: a client may put one request id on everything it ever asks.
+    """
+    table, count = PREDICTIONS.c, sql.func.count()
+    counted = (
+        sql.select(table.request_id, table.position, count, sql.func.min(table.number), sql.func.max(table.number))
+        .where(table.request_id.in_({one.request_id for one in outcomes}))
+        .group_by(table.request_id, table.position)
+    )
+    named = {(one.request_id, one.position) for one in outcomes}
+    spans = {(name, position): span for name, position, *span in connection.execute(counted) if (name, position) in named}
+    ends = {number for _, *numbers in spans.values() for number in numbers}
+    wanted = sql.select(table.number, table.model_sha256, table.prediction).where(table.number.in_(ends))
+    rows = {row["number"]: row for row in connection.execute(wanted).mappings()}
+    return {key: _found(count, rows[first], rows[last]) for key, (count, first, last) in spans.items()}
 
 
-def _refusal(outcome: Outcome, found: Sequence[sql.RowMapping]) -> Refusal | None:
-    if not found:
+def _found(count: int, first: sql.RowMapping, last: sql.RowMapping) -> _Found:
+    """Two equal answers of one bundle are one: a client whose connection broke asks again under the same id."""
+    same = all(first[name] == last[name] for name in ("model_sha256", "prediction"))
+    return _Found(1 if same and count == 2 else count, first["number"], first["prediction"])
+
+
+def _refusal(outcome: Outcome, found: _Found | None) -> Refusal | None:
+    if found is None:
         return Refusal("request_id", "unknown_prediction", "no prediction is kept under this request id and position")
-    if len(found) > 1:
-        msg = (
-            f"expected one prediction under this request id and position, found {len(found)}: whose outcome it is cannot be told"
-        )
+    if found.num_predictions > 1:
+        msg = f"expected one prediction under this request id and position to belong to, found {found.num_predictions}"
         return Refusal("request_id", "ambiguous_prediction", msg)
-    labels = list(found[0]["prediction"].get("probabilities", ()))
+    labels = list(found.prediction.get("probabilities", ()))
     if outcome.label not in labels:
         return Refusal("label", "unknown_label", f"must be one of {', '.join(labels)}, which this prediction was about")
     return None
 
 
-def _row(outcome: Outcome, prediction: sql.RowMapping, received: datetime) -> dict[str, Any]:
-    labels = list(prediction["prediction"]["probabilities"])
+def _row(outcome: Outcome, found: _Found, received: datetime) -> dict[str, Any]:
+    labels = list(found.prediction["probabilities"])
+    stated = labels[-1] if len(labels) == 2 else found.prediction["label"]
     return {
-        "prediction": prediction["number"],
+        "prediction": found.number,
         "label": outcome.label,
-        "event": outcome.label == labels[-1] if len(labels) == 2 else None,
+        "event": outcome.label == stated,
         "time_us": None if outcome.time is None else microseconds(outcome.time),
         "received_us": microseconds(received),
     }
 
 
-def judged(connection: sql.Connection, since: datetime) -> list[Judged]:
-    """Predictions since then whose outcome is known, by the outcome told last."""
+def outcomes_of(connection: sql.Connection, predictions: Sequence[int]) -> dict[int, tuple[KeptOutcome, ...]]:
+    """What was told of the predictions of these numbers, in the order in which it was."""
+    told: dict[int, list[KeptOutcome]] = {number: [] for number in predictions}
+    wanted = sql.select(OUTCOMES).where(OUTCOMES.c.prediction.in_(predictions)).order_by(OUTCOMES.c.number)
+    for row in connection.execute(wanted).mappings():
+        time = None if row["time_us"] is None else moment(row["time_us"])
+        told[row["prediction"]].append(KeptOutcome(row["label"], time, moment(row["received_us"])))
+    return {number: tuple(outcomes) for number, outcomes in told.items()}
+
+
+def judged(connection: sql.Connection, since: datetime, until: datetime) -> list[Judged]:
+    """Predictions of that time whose outcome is known, by the outcome told last."""
     last = sql.select(sql.func.max(OUTCOMES.c.number)).group_by(OUTCOMES.c.prediction)
     wanted = (
         sql.select(PREDICTIONS.c.model_name, PREDICTIONS.c.model_version, PREDICTIONS.c.probability, OUTCOMES.c.event)
         .join(OUTCOMES, OUTCOMES.c.prediction == PREDICTIONS.c.number)
-        .where(OUTCOMES.c.number.in_(last), OUTCOMES.c.event.is_not(None), PREDICTIONS.c.time_us >= microseconds(since))
+        .where(
+            OUTCOMES.c.number.in_(last),
+            OUTCOMES.c.event.is_not(None),
+            PREDICTIONS.c.time_us.between(microseconds(since), microseconds(until)),
+        )
         .order_by(PREDICTIONS.c.number)
     )
     return [Judged(*row) for row in connection.execute(wanted)]
-
-
-def forget_outcomes(connection: sql.Connection, of: sql.ColumnElement[bool]) -> None:
-    """Delete the outcomes of these predictions."""
-    numbers = sql.select(PREDICTIONS.c.number).where(of)
-    connection.execute(OUTCOMES.delete().where(OUTCOMES.c.prediction.in_(numbers)))

@@ -14,12 +14,14 @@ try:
 except ModuleNotFoundError as error:  # pragma: no cover - tests have it
     raise ModuleNotFoundError("keeping predictions needs a database library: pip install 'i2moe-service[audit]'") from error
 
-from service.audit.outcomes import add_outcomes, forget_outcomes, judged
-from service.audit.tables import METADATA, PREDICTIONS, VERSIONS, microseconds, prediction_entry, prediction_row
+from service.audit.outcomes import add_outcomes, judged, outcomes_of
+from service.audit.tables import METADATA, OUTCOMES, PREDICTIONS, VERSIONS, microseconds, prediction_entry, prediction_row
 
 FORMAT_VERSION = 1  # of the tables; a store of another version is refused
+MAX_FOUND = 2000  # predictions that are read under one request id
 _BUSY_S = 10  # how long a worker waits for another that is writing to the same SQLite file
-
+_PRUNED_AT_ONCE, _BETWEEN_PARTS_S = 1000, 0.1  # long enough for a writer that looks again every tenth of a second
+_GIVE_UP_S = 10  # when a PostgreSQL server that does not answer, or its network, counts as gone
 _RETRIES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -84,27 +86,47 @@ class PredictionStore:
             connection.execute(PREDICTIONS.insert(), [prediction_row(entry) for entry in entries])
 
     def find(self, request_id: str) -> list[AuditEntry]:
-        """What was answered to requests of this id, the oldest first; a client may use an id twice. Raises `AuditError`."""
-        wanted = sql.select(PREDICTIONS).where(PREDICTIONS.c.request_id == request_id).order_by(PREDICTIONS.c.number)
+        """What was answered to requests of this id, and what became of it, the oldest first. Raises `AuditError`.
+
+        A client may use an id twice, or for everything: of many the last `MAX_FOUND`.
+        """
+        mine = sql.select(PREDICTIONS).where(PREDICTIONS.c.request_id == request_id)
+        wanted = mine.order_by(PREDICTIONS.c.number.desc()).limit(MAX_FOUND)
         with self._words_errors("read"), self._engine.connect() as connection:
-            return [prediction_entry(row) for row in connection.execute(wanted).mappings()]
+            rows = list(reversed(connection.execute(wanted).mappings().all()))
+            told = outcomes_of(connection, [row["number"] for row in rows])
+        return [prediction_entry(row, told[row["number"]]) for row in rows]
 
     def add_outcomes(self, outcomes: Sequence[Outcome], *, received: datetime) -> list[Refusal | None]:
         """Keep what became of predictions; answers for each why it was refused, or None. Raises `AuditError`."""
         with self._words_errors("written"), self._engine.begin() as connection:
             return add_outcomes(connection, outcomes, received=received)
 
-    def judged(self, since: datetime) -> list[Judged]:
-        """Predictions of binary tasks since then whose outcome is known, by the outcome told last. Raises `AuditError`."""
+    def judged(self, since: datetime, until: datetime) -> list[Judged]:
+        """Predictions of that time whose outcome is known, by the outcome told last. Raises `AuditError`."""
         with self._words_errors("read"), self._engine.connect() as connection:
-            return judged(connection, since)
+            return judged(connection, since, until)
 
     def prune(self, now: datetime) -> int:
-        """Forget what is older than may be kept, outcomes included; answers how many predictions. Raises `AuditError`."""
-        old = PREDICTIONS.c.time_us < microseconds(now - self._keep)
+        """Forget what is older than may be kept, outcomes included; answers how many predictions. Raises `AuditError`.
+
+        A part at a time, and others write in between: one transaction over a year would hold up every answer.
+        """
+        forgotten = 0
+        while part := self._prune_part(now):
+            forgotten += part
+            time.sleep(_BETWEEN_PARTS_S)
+        return forgotten
+
+    def _prune_part(self, now: datetime) -> int:
+        number, old = PREDICTIONS.c.number, PREDICTIONS.c.time_us < microseconds(now - self._keep)
         with self._words_errors("pruned"), self._engine.begin() as connection:
-            forget_outcomes(connection, old)
-            return int(connection.execute(PREDICTIONS.delete().where(old)).rowcount)
+            wanted = sql.select(number).where(old).order_by(PREDICTIONS.c.time_us).limit(_PRUNED_AT_ONCE)
+            numbers = list(connection.execute(wanted).scalars())
+            if not numbers:
+                return 0
+            connection.execute(OUTCOMES.delete().where(OUTCOMES.c.prediction.in_(numbers)))
+            return int(connection.execute(PREDICTIONS.delete().where(number.in_(numbers))).rowcount)
 
     def close(self) -> None:
         """Let go of files and connections."""
@@ -127,7 +149,10 @@ def _is_there(address: sql.URL) -> bool:
 def _options(address: sql.URL) -> dict[str, Any]:
     if address.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": _BUSY_S}}
-    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 0}  # a database that restarts is found again
+    # One connection each for writing, pruning, measuring and whoever asks; a database that restarts is found again.
+    pool = {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 0, "pool_timeout": _GIVE_UP_S}
+    patience = {"connect_timeout": _GIVE_UP_S, "tcp_user_timeout": 1000 * _GIVE_UP_S} if "psycopg" in address.drivername else {}
+    return {**pool, "connect_args": {name: value for name, value in patience.items() if name not in address.query}}
 
 
 def _prepare(engine: sql.Engine) -> None:

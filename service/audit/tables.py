@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from service.audit.entries import AuditEntry
+from service.audit.entries import AuditEntry, KeptOutcome
 
 _NUMBER = sql.BigInteger().with_variant(sql.Integer, "sqlite")  # SQLite counts only what it calls an INTEGER
 METADATA = sql.MetaData()
@@ -23,6 +23,7 @@ PREDICTIONS = sql.Table(
     sql.Column("probability", sql.Float),  # for whoever looks for patients at risk with SQL; the rest is in `prediction`
     sql.Column("prediction", sql.JSON, nullable=False),
     sql.Column("record", sql.JSON(none_as_null=True)),
+    sqlite_autoincrement=True,  # a number is never given again, so no outcome is ever another prediction's
 )
 OUTCOMES = sql.Table(  # a later outcome of a prediction counts instead of an earlier one, which stays
     "i2moe_outcomes",
@@ -30,7 +31,7 @@ OUTCOMES = sql.Table(  # a later outcome of a prediction counts instead of an ea
     sql.Column("number", _NUMBER, primary_key=True, autoincrement=True),
     sql.Column("prediction", _NUMBER, nullable=False, index=True),  # its number
     sql.Column("label", sql.String, nullable=False),
-    sql.Column("event", sql.Boolean),  # of two labels, whether it is the one whose probability is kept; null: more than two
+    sql.Column("event", sql.Boolean),  # whether the label whose probability is kept came true; null: told to an older service
     sql.Column("time_us", sql.BigInteger),  # when it happened, where that was told
     sql.Column("received_us", sql.BigInteger, nullable=False),
 )
@@ -56,13 +57,19 @@ def prediction_row(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
-def prediction_entry(row: sql.RowMapping) -> AuditEntry:
-    """The entry that a row holds."""
+def moment(microseconds: int) -> datetime:
+    """Since 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def prediction_entry(row: sql.RowMapping, outcomes: tuple[KeptOutcome, ...]) -> AuditEntry:
+    """The entry that a row holds, with what was told of it later."""
     return AuditEntry(
         request_id=row["request_id"],
         position=row["position"],
-        time=_EPOCH + timedelta(microseconds=row["time_us"]),
+        time=moment(row["time_us"]),
         model={name: row[f"model_{name}"] for name in _MODEL},
         prediction=row["prediction"],
         record=row["record"],
+        outcomes=outcomes,
     )

@@ -91,8 +91,6 @@ class AuditWriter:
                     done.set_result(None)
         finally:
             self._num_waiting -= len(entries)
-            if self._closing:
-                self._arrived.set()
 
     def _fail(self, entries: Sequence[AuditEntry], done: "asyncio.Future[None]", why: str) -> None:
         self._on_outcome("lost", len(entries))

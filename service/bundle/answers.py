@@ -20,10 +20,10 @@ Prediction = dict[str, Any]
 _UNATTRIBUTED = "the contributions could not be attributed to features"
 
 
-def build_refusal(record_id: str | None, code: str, error: Exception, problems: Sequence[Problem] = ()) -> Prediction:
+def build_refusal(record_id: str | int | None, code: str, message: str, problems: Sequence[Problem] = ()) -> Prediction:
     """What stands in the place of a prediction for a record that could not be answered."""
     detail = [{"loc": list(problem.loc), "type": problem.type, "msg": problem.msg} for problem in problems]
-    return {"id": record_id, "status": "error", "error": {"code": code, "message": str(error), "detail": detail}}
+    return {"id": record_id, "status": "error", "error": {"code": code, "message": message, "detail": detail}}
 
 
 class Remarked(Protocol):

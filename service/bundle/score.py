@@ -70,9 +70,9 @@ def _run(predictor: Predictor, arrays: Arrays, size: int) -> _Scored:
 def _tell(predictor: Predictor, batch: EncodedBatch, scored: _Scored, *, with_features: bool) -> list[Prediction]:
     good = [row for row in range(len(batch)) if row not in batch.refusals]
     told: dict[int, Prediction] = {
-        row: build_refusal(batch.ids[row], "INVALID_INPUT", error, error.problems) for row, error in batch.refusals.items()
+        row: build_refusal(batch.ids[row], "INVALID_INPUT", str(error), error.problems) for row, error in batch.refusals.items()
     }
-    told |= {good[i]: build_refusal(batch.ids[good[i]], "INFERENCE_FAILED", error) for i, error in scored.failures.items()}
+    told |= {good[i]: build_refusal(batch.ids[good[i]], "INFERENCE_FAILED", str(error)) for i, error in scored.failures.items()}
     if scored.answers is not None:
         kept = [i for i in range(len(good)) if i not in scored.failures]
         attributions = list(_attributed(predictor, scored.answers, batch.arrays, kept)) if with_features else None

@@ -35,7 +35,15 @@ from service.client.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from service.client.results import FailedPrediction, ModelResponse, Prediction, PredictResponse
+from service.client.results import (
+    FailedPrediction,
+    KeptPredictionsResponse,
+    ModelResponse,
+    OutcomeItem,
+    OutcomesResponse,
+    Prediction,
+    PredictResponse,
+)
 from service.client.retries import Retries
 
 __all__ = [
@@ -51,6 +59,7 @@ __all__ = [
     "InternalError",
     "InvalidInputError",
     "InvalidJsonError",
+    "KeptPredictionsResponse",
     "MediaTypeError",
     "MethodNotAllowedError",
     "ModelResponse",
@@ -58,6 +67,8 @@ __all__ = [
     "NotFoundError",
     "NotKeptError",
     "NotReadyError",
+    "OutcomeItem",
+    "OutcomesResponse",
     "OverloadedError",
     "PredictResponse",
     "Prediction",

@@ -1,5 +1,6 @@
 """Requests as data, and how their responses are read: what both clients share."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -11,12 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.errors import AnswerError, InvalidInputError
-from service.client.results import ExplanationsResponse, FailedPrediction, ItemError, ModelResponse, Prediction, PredictResponse
+from service.client.results import (
+    ExplanationsResponse,
+    FailedPrediction,
+    ItemError,
+    KeptPredictionsResponse,
+    ModelResponse,
+    OutcomeItem,
+    OutcomesResponse,
+    Prediction,
+    PredictResponse,
+)
 
 Explain = bool | Literal["features"]
 Record = Mapping[str, Any]
 Arrays = Mapping[str, NDArray[Any]]
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _T = TypeVar("_T")
 
 
@@ -29,6 +41,13 @@ class Call(Generic[_T]):
     read: Callable[[httpx.Response], _T]
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def checked_id(request_id: str) -> str:
+    """A request id that the service takes over; it would put another in the place of any other. Raises `ValueError`."""
+    if not _SANE_ID.fullmatch(request_id):
+        raise ValueError("expected a request_id of 1 to 128 letters, digits, '.', '_' and '-', found something else")
+    return request_id
 
 
 def predict_call(records: Sequence[bytes], *, explain: Explain) -> Call[PredictResponse]:
@@ -46,6 +65,18 @@ def model_call() -> Call[ModelResponse]:
 def explanations_call() -> Call[ExplanationsResponse]:
     """GET /explanations."""
     return Call("GET", "/explanations", lambda response: decoded(response, ExplanationsResponse))
+
+
+def kept_call(request_id: str) -> Call[KeptPredictionsResponse]:
+    """GET /predictions/{request_id}."""
+    path = f"/predictions/{checked_id(request_id)}"
+    return Call("GET", path, lambda response: decoded(response, KeptPredictionsResponse))
+
+
+def outcomes_call(outcomes: Sequence[OutcomeItem]) -> Call[OutcomesResponse]:
+    """POST /outcomes."""
+    body, headers = msgspec.json.encode({"outcomes": outcomes}), {"Content-Type": "application/json"}
+    return Call("POST", "/outcomes", lambda response: decoded(response, OutcomesResponse), body, headers)
 
 
 def decoded(response: httpx.Response, kind: type[_T]) -> _T:
@@ -152,9 +183,9 @@ class _Head(msgspec.Struct):
 
 def _read_infer(response: httpx.Response) -> dict[str, NDArray[np.float32]]:
     body = response.content
-    start = int(response.headers.get(HEADER_LENGTH, len(body)))
     arrays: dict[str, NDArray[np.float32]] = {}
     try:
+        start = int(response.headers.get(HEADER_LENGTH, len(body)))
         for output in msgspec.json.decode(body[:start], type=_Head).outputs:
             end = start + output.parameters.binary_data_size
             arrays[output.name] = np.frombuffer(body[start:end], "<f4").reshape(output.shape)

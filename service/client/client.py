@@ -3,12 +3,13 @@
 import asyncio
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -17,22 +18,74 @@ from numpy.typing import NDArray
 from service.client import calls
 from service.client.calls import Arrays, Call, Explain, Record
 from service.client.credentials import AsyncCredentials, Credentials, Headers
-from service.client.errors import GivenUpError, InvalidInputError, NoAnswerError, ServiceError, UnauthorizedError, refusal
-from service.client.results import ExplanationsResponse, FailedPrediction, ModelResponse, Prediction, PredictResponse
+from service.client.errors import (
+    AnswerError,
+    GivenUpError,
+    InvalidInputError,
+    NoAnswerError,
+    ServiceError,
+    UnauthorizedError,
+    refusal,
+)
+from service.client.results import (
+    ExplanationsResponse,
+    FailedPrediction,
+    KeptPredictionsResponse,
+    ModelResponse,
+    OutcomeItem,
+    OutcomesResponse,
+    Prediction,
+    PredictResponse,
+)
 from service.client.retries import STANDARD, Attempts, Retries
 
 _T = TypeVar("_T")
+_Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
+_Ask = TypeVar("_Ask", bound=Callable[[], object])  # what gives access tokens
+_AsksAsync = Callable[[], str | Awaitable[str]]
 Answered = Prediction | FailedPrediction
 
 
-class _Shared:
+class _Shared(ABC, Generic[_Http, _Ask]):
     """Settings, and what leads from a call to a request."""
 
-    def __init__(self, *, retries: Retries, timeout_s: float, max_instances: int, max_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: str | None = None,
+        token: str | _Ask | None = None,
+        retries: Retries = STANDARD,
+        timeout_s: float = 15.0,
+        max_instances: int = 256,
+        max_bytes: int = 1_900_000,
+        http: _Http | None = None,
+    ) -> None:
+        """Connect nothing yet. Raises `ValueError`.
+
+        Args:
+            url: where the service is, such as http://127.0.0.1:3000.
+            key: an API key, where the service has keys.
+            token: in its place an access token, or what gives one: it is asked when the first is needed, and again when the
+                service refuses the last (401), by one call at a time. For `AsyncClient` it may be asynchronous.
+            retries: how often and how long a call is tried.
+            timeout_s: for connecting, and for each wait for bytes of an answer; above the service's I2MOE_TIMEOUT_S.
+            max_instances: records in one request; at most the service's I2MOE_MAX_INSTANCES.
+            max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
+            http: to use in place of a client of its own, for certificates or proxies; it is not closed.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected a URL that begins with http:// or https://, found {url!r}")
         if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
             raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
-        self._retries, self._timeout_s = retries, timeout_s
+        self._url, self._retries, self._timeout_s = url.rstrip("/"), retries, timeout_s
         self._max_instances, self._max_bytes = max_instances, max_bytes
+        self._owns = http is None
+        self._begin(http, key=key, token=token)
+
+    @abstractmethod
+    def _begin(self, http: _Http | None, *, key: str | None, token: str | _Ask | None) -> None:
+        """Its kind of HTTP client, a new one where none is given, and its kind of credentials."""
 
     def _options(self, call: Call[Any], request_id: str, shown: Headers) -> dict[str, Any]:
         return {"content": call.body, "headers": {"X-Request-ID": request_id, **shown, **call.headers}}
@@ -44,9 +97,20 @@ class _Shared:
         return calls.chunks(records, max_instances=self._max_instances, max_bytes=self._max_bytes)
 
 
-def _failed(error: httpx.TransportError) -> ServiceError:
-    kind = GivenUpError if isinstance(error, httpx.TimeoutException) else NoAnswerError
+def _failed(error: httpx.RequestError) -> ServiceError:
+    match error:
+        case httpx.DecodingError():
+            return AnswerError("expected a body in the encoding that its header names, found something else")
+        case httpx.TimeoutException():
+            kind: type[ServiceError] = GivenUpError
+        case _:
+            kind = NoAnswerError
     return kind(f"no answer: {type(error).__name__}")
+
+
+def _check_concurrency(concurrency: int) -> None:
+    if concurrency < 1:
+        raise ValueError(f"expected at least one request at a time, found {concurrency=}")
 
 
 def _only(answer: PredictResponse) -> Prediction:
@@ -55,38 +119,16 @@ def _only(answer: PredictResponse) -> Prediction:
     return prediction
 
 
-class Client(_Shared):
+def _request_id(given: str | None) -> str:
+    return uuid.uuid4().hex if given is None else calls.checked_id(given)
+
+
+class Client(_Shared[httpx.Client, Callable[[], str]]):
     """Calls that wait for their answer. Safe to share among threads."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        token: str | Callable[[], str] | None = None,
-        retries: Retries = STANDARD,
-        timeout_s: float = 15.0,
-        max_instances: int = 256,
-        max_bytes: int = 1_900_000,
-        http: httpx.Client | None = None,
-    ) -> None:
-        """Connect nothing yet.
-
-        Args:
-            url: where the service is, such as http://127.0.0.1:3000.
-            key: an API key, where the service has keys.
-            token: in its place an access token, or what gives one: it is asked when the first is needed, and again when the
-                service refuses the last (401), by one thread at a time.
-            retries: how often and how long a call is tried.
-            timeout_s: for connecting, and for each wait for bytes of an answer; above the service's I2MOE_TIMEOUT_S.
-            max_instances: records in one request; at most the service's I2MOE_MAX_INSTANCES.
-            max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
-            http: to use in place of a client of its own, for certificates or proxies; it is not closed.
-        """
-        super().__init__(retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
-        self._url, self._owns = url.rstrip("/"), http is None
-        self._http = httpx.Client() if http is None else http
+    def _begin(self, http: httpx.Client | None, *, key: str | None, token: str | Callable[[], str] | None) -> None:
         self._credentials = Credentials(key=key, token=token)
+        self._http = httpx.Client() if http is None else http
 
     def __enter__(self) -> Self:
         """The client."""
@@ -122,6 +164,7 @@ class Client(_Shared):
         Records are taken as answers are: a generator of a billion is fine. Records that do not fit are answered with a
         `FailedPrediction`; whatever else fails ends the iteration with its `ServiceError`.
         """
+        _check_concurrency(concurrency)
         chunks = self._chunks(records)
         with ThreadPoolExecutor(concurrency) as pool:
             waiting = deque(pool.submit(self._predict_chunk, chunk, explain) for chunk in islice(chunks, concurrency))
@@ -147,6 +190,17 @@ class Client(_Shared):
         """How the experts behave over a data set."""
         return self._call(calls.explanations_call(), None)
 
+    def kept(self, request_id: str) -> KeptPredictionsResponse:
+        """What was answered under a request id, and what became of it; needs the scope audit. Raises `NotFoundError`."""
+        return self._call(calls.kept_call(request_id), None)
+
+    def tell_outcomes(self, outcomes: Sequence[OutcomeItem]) -> OutcomesResponse:
+        """Tell what became of predictions, a thousand at most; those that fit none are told in their place. Safe to repeat.
+
+        Raises `InvalidInputError` where none fits.
+        """
+        return self._call(calls.outcomes_call(outcomes), None)
+
     def infer(
         self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None
     ) -> dict[str, NDArray[np.float32]]:
@@ -160,18 +214,18 @@ class Client(_Shared):
         """Whether a model is ready to answer; asked once."""
         try:
             return self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s).is_success
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        request_id, renewed = request_id or uuid.uuid4().hex, False
+        request_id, renewed = _request_id(request_id), False
         attempts = Attempts(self._retries)
         while True:
-            timeout, shown = self._timeout(attempts.begin()), self._credentials.headers()
+            left, shown = attempts.begin(), self._credentials.headers()
             options = self._options(call, request_id, shown)
             try:
-                response = self._http.request(call.method, self._url + call.path, timeout=timeout, **options)
-            except httpx.TransportError as error:
+                response = self._ask(call, attempts, timeout=self._timeout(left), **options)
+            except httpx.RequestError as error:
                 failure: ServiceError = _failed(error)
             else:
                 if response.is_success:
@@ -182,27 +236,24 @@ class Client(_Shared):
                 continue
             time.sleep(attempts.wait_s(failure))
 
+    def _ask(self, call: Call[Any], attempts: Attempts, **options: Any) -> httpx.Response:
+        """One attempt. Looks at the clock between pieces of the answer: one that drips would outlast any time-out."""
+        with self._http.stream(call.method, self._url + call.path, **options) as response:
+            pieces = []
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                attempts.check()
+        headers = response.headers.copy()
+        headers.pop("content-encoding", None)  # the pieces are decoded
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(pieces))
 
-class AsyncClient(_Shared):
+
+class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
     """The same calls for asyncio."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        token: str | Callable[[], str | Awaitable[str]] | None = None,
-        retries: Retries = STANDARD,
-        timeout_s: float = 15.0,
-        max_instances: int = 256,
-        max_bytes: int = 1_900_000,
-        http: httpx.AsyncClient | None = None,
-    ) -> None:
-        """As `Client`; what gives tokens may be asynchronous."""
-        super().__init__(retries=retries, timeout_s=timeout_s, max_instances=max_instances, max_bytes=max_bytes)
-        self._url, self._owns = url.rstrip("/"), http is None
-        self._http = httpx.AsyncClient() if http is None else http
+    def _begin(self, http: httpx.AsyncClient | None, *, key: str | None, token: str | _AsksAsync | None) -> None:
         self._credentials = AsyncCredentials(key=key, token=token)
+        self._http = httpx.AsyncClient() if http is None else http
 
     async def __aenter__(self) -> Self:
         """The client."""
@@ -236,6 +287,7 @@ class AsyncClient(_Shared):
         self, records: Iterable[Record], *, explain: Explain = False, concurrency: int = 4
     ) -> AsyncIterator[Answered]:
         """As `Client.predict_many`."""
+        _check_concurrency(concurrency)
         chunks = self._chunks(records)
         waiting = deque(asyncio.create_task(self._predict_chunk(chunk, explain)) for chunk in islice(chunks, concurrency))
         try:
@@ -262,6 +314,14 @@ class AsyncClient(_Shared):
         """As `Client.explanations`."""
         return await self._call(calls.explanations_call(), None)
 
+    async def kept(self, request_id: str) -> KeptPredictionsResponse:
+        """As `Client.kept`."""
+        return await self._call(calls.kept_call(request_id), None)
+
+    async def tell_outcomes(self, outcomes: Sequence[OutcomeItem]) -> OutcomesResponse:
+        """As `Client.tell_outcomes`."""
+        return await self._call(calls.outcomes_call(outcomes), None)
+
     async def infer(
         self, arrays: Arrays, *, model: str, outputs: Sequence[str] | None = None, request_id: str | None = None
     ) -> dict[str, NDArray[np.float32]]:
@@ -272,11 +332,11 @@ class AsyncClient(_Shared):
         """As `Client.is_ready`."""
         try:
             return (await self._http.get(f"{self._url}/v2/health/ready", timeout=self._timeout_s)).is_success
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     async def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        request_id, renewed = request_id or uuid.uuid4().hex, False
+        request_id, renewed = _request_id(request_id), False
         attempts = Attempts(self._retries)
         while True:
             left, shown = attempts.begin(), await self._credentials.headers()
@@ -286,10 +346,10 @@ class AsyncClient(_Shared):
                     response = await self._http.request(
                         call.method, self._url + call.path, timeout=self._timeout(left), **options
                     )
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 failure: ServiceError = _failed(error)
             except TimeoutError:
-                raise GivenUpError(f"no answer within {self._retries.deadline_s:g} s") from None
+                raise attempts.given_up() from None
             else:
                 if response.is_success:
                     return call.read(response)

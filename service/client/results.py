@@ -3,6 +3,7 @@
 Fields that a newer service adds are ignored. A field that an answer may leave out is None then.
 """
 
+from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
@@ -132,6 +133,56 @@ class PredictResponse(_Wire, frozen=True):
     notice: str
     predictions: list[Prediction | FailedPrediction]
     timing_ms: Timing
+
+
+class KeptModel(_Wire, frozen=True):
+    """The bundle that answered."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class KeptOutcome(_Wire, frozen=True):
+    """What was told of one prediction afterwards."""
+
+    label: str
+    time: datetime | None
+    received: datetime
+
+
+class KeptPrediction(_Wire, frozen=True):
+    """One prediction as it was answered, and what became of it: of its outcomes the last counts."""
+
+    time: datetime
+    position: int
+    model: KeptModel
+    prediction: dict[str, Any]
+    record: dict[str, list[float | None]] | None
+    outcomes: list[KeptOutcome]
+
+
+class KeptPredictionsResponse(_Wire, frozen=True):
+    """What was answered under one request id."""
+
+    request_id: str
+    predictions: list[KeptPrediction]
+
+
+class OutcomeItem(Struct, frozen=True, omit_defaults=True):
+    """What became of the prediction of one instance; `time` with its zone."""
+
+    request_id: str
+    label: str
+    position: int = 0
+    time: datetime | None = None
+
+
+class OutcomesResponse(_Wire, frozen=True):
+    """What became of each outcome that was told, in order: `status` ok, or error with `error`."""
+
+    accepted: int
+    outcomes: list[dict[str, Any]]
 
 
 class ModelResponse(_Wire, frozen=True):

@@ -17,7 +17,7 @@ class Retries:
     """
 
     attempts: int = 5
-    deadline_s: float = 30.0  # of a call, all attempts and waits together
+    deadline_s: float = 30.0  # of a call, all attempts and waits together; `Client` may overrun it by one wait for bytes
     base_s: float = 0.1
     cap_s: float = 5.0
 
@@ -47,11 +47,19 @@ class Attempts:
 
     def begin(self) -> float:
         """The seconds that the next attempt may take. Raises `GivenUpError` where none are left."""
-        left = self._end - self._clock()
-        if left <= 0:
-            raise GivenUpError(f"no answer within {self._retries.deadline_s:g} s and {self._made} attempts")
+        left = self.check()
         self._made += 1
         return left
+
+    def check(self) -> float:
+        """The seconds that are left. Raises `GivenUpError` where none are."""
+        if (left := self._end - self._clock()) <= 0:
+            raise self.given_up()
+        return left
+
+    def given_up(self) -> GivenUpError:
+        """What a call ends with whose time is over."""
+        return GivenUpError(f"no answer within {self._retries.deadline_s:g} s and {self._made} attempts")
 
     def wait_s(self, error: ServiceError) -> float:
         """The seconds to wait after a failed attempt. Raises `error` where trying again is of no use or too late."""

@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.errors import ApiError, NotFoundError, NotReadyError, PreconditionError, UnauthorizedError
 from service.api.openapi import PREDICT_ERRORS
-from service.api.openapi_parts import REF, Document, error_responses, get_operation, json_content, ref, response
+from service.api.openapi_parts import REF, Document, error_responses, json_content, operation, ref, response
 from service.bundle.manifest import Manifest
 from service.clinical.cards import OVERRIDE_REASONS
 from service.clinical.examples import PATIENT_ID, bundle_of, example_prefetch, example_resources
@@ -30,7 +30,7 @@ def with_clinical(document: Document, manifest: Manifest | None) -> Document:
 
 
 def _paths(manifest: Manifest | None) -> Document:
-    found = get_operation("CDS Hooks 2.0: the services to call", json_content(ref("Discovery")), UnauthorizedError, NotReadyError)
+    found = operation("CDS Hooks 2.0: the services to call", json_content(ref("Discovery")), UnauthorizedError, NotReadyError)
     return {
         "/cds-services": {"get": found},
         "/cds-services/{id}": {"parameters": [_ID], "post": _call(manifest)},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access.keys import new_key
 from tests.serving import ROOT, running_server
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -25,14 +26,20 @@ def test_files_and_targets_exist() -> None:
 
 @pytest.mark.slow
 def test_the_clients_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As printed, but for the address."""
+    """As printed, but for the address and the key; the last with a service that keeps predictions."""
     examples = re.findall(r"(?ms)^```python\n(.*?)^```$", CLIENT.read_text())
-    assert len(examples) == 3
-    with running_server(write_tiny_bundle(tmp_path / "bundle").path, tmp_path / "server") as server:
-        for example in examples:
-            exec(compile(example.replace("http://127.0.0.1:3000", server.url), "example", "exec"), {})
+    assert len(examples) == 4
+    key, lines = new_key("registry", ["predict", "explain", "outcomes", "audit"])
+    (tmp_path / "keys.toml").write_text(lines)
+    keeping = {"I2MOE_API_KEYS": str(tmp_path / "keys.toml"), "I2MOE_AUDIT_URL": f"sqlite:///{tmp_path / 'kept.db'}"}
+    bundle = write_tiny_bundle(tmp_path / "bundle").path
+    for name, those, environment in (("open", examples[:3], {}), ("keeping", examples[3:], keeping)):
+        with running_server(bundle, tmp_path / name, environment=environment) as server:
+            for example in those:
+                exec(compile(example.replace("http://127.0.0.1:3000", server.url), "example", "exec"), {"KEY": key})
     printed = capsys.readouterr().out
     assert "dead 0.512497 unique:labs" in printed
     assert "INVALID_INPUT visit-7" in printed
     assert "True" in printed
     assert "(64, 2) (64, 4)" in printed
+    assert "0.512497 [KeptOutcome(label='dead'" in printed

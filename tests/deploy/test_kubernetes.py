@@ -64,6 +64,7 @@ def test_pods_are_locked_down(spec: str) -> None:
     """The restricted pod security standard, and a read-only root with the one writable folder that BentoML needs."""
     found = kserve_pod() if spec == "kserve" else pod(rendered(spec))
     assert found["automountServiceAccountToken"] is False
+    assert found["enableServiceLinks"] is False  # a Service called i2moe would set I2MOE_SERVICE_HOST, which is no setting
     assert found["securityContext"]["runAsNonRoot"] is True
     assert found["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (user,) = re.findall(r"(?m)^USER (\d+)$", (ROOT / "Dockerfile").read_text())

@@ -19,13 +19,14 @@ from tests.tiny_bundle import EXAMPLE_RISK, POISON, tiny_example
 
 READER, READER_LINES = new_key("auditor", ["audit", "predict"])
 WARD, WARD_LINES = new_key("ward", ["predict"])
-AS_READER, AS_WARD = {"X-API-Key": READER}, {"X-API-Key": WARD}
+REGISTRY, REGISTRY_LINES = new_key("registry", ["outcomes"])
+AS_READER, AS_WARD, AS_REGISTRY = ({"X-API-Key": key} for key in (READER, WARD, REGISTRY))
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     """A store and keys."""
-    (tmp_path / "keys.toml").write_text(f"{READER_LINES}\n{WARD_LINES}")
+    (tmp_path / "keys.toml").write_text(f"{READER_LINES}\n{WARD_LINES}\n{REGISTRY_LINES}")
     return {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "api_keys": tmp_path / "keys.toml"}
 
 
@@ -62,6 +63,26 @@ def test_an_answer_is_kept_before_it_leaves(auditing: Client) -> None:
     assert found["record"] is None
     assert not {"id", "warnings"} & found["prediction"].keys()
     assert "summary" not in found["prediction"]["explanation"]
+
+
+def test_what_became_of_it_is_shown_with_it(auditing: Client) -> None:
+    """As it was told, beside the prediction that it belongs to."""
+    predict(auditing, {"instances": [tiny_example()] * 2}, "r1")
+    told = {"request_id": "r1", "position": 1, "label": "dead", "time": "2026-03-01T13:00:00+01:00"}
+    response = auditing.request("POST", "/outcomes", json={"outcomes": [told]}, headers=AS_REGISTRY)
+    assert response.status_code == 200, response.text
+    first, second = kept(auditing, "r1")
+    assert first["outcomes"] == []
+    (outcome,) = second["outcomes"]
+    assert (outcome["label"], outcome["time"]) == ("dead", "2026-03-01T12:00:00Z")
+    assert outcome["received"] >= second["time"]
+    KeptPredictionsResponse.model_validate_json(auditing.request("GET", "/predictions/r1", headers=AS_READER).content)
+
+
+@pytest.mark.parametrize("odd", ["r%00", "%F0%9F%92%A9", "r" * 129])
+def test_an_id_that_no_request_has_is_not_found(auditing: Client, odd: str) -> None:
+    """Without asking the store, which may not take it."""
+    assert_error(auditing.request("GET", f"/predictions/{odd}", headers=AS_READER), 404, "NOT_FOUND")
 
 
 def test_only_what_was_scored_is_kept_by_its_place(auditing: Client) -> None:

@@ -151,6 +151,7 @@ GOOD = tensor("labs", LABS)
         ({"inputs": [GOOD] * 65}, ["inputs"], "at most 64 items"),
         ({"inputs": [GOOD], "outputs": [{"name": "logits"}] * 2}, ["outputs"], "each output once"),
         ({"inputs": [GOOD], "k" * 100: 1}, ["k" * 64], "Extra inputs are not permitted"),
+        ({"inputs": [GOOD | {"shape": [int("9" * 4300), 2]}]}, ["inputs", 0, "shape", 0], "less than 2147483648"),
         ({"inputs": [GOOD | {"shape": [6]}]}, ["inputs", 0, "shape"], "at least 2 items"),
         ({"inputs": [GOOD | {"data": [1.0]}]}, ["inputs", 0, "data"], "must hold 6 numbers, found 1"),
         ({"inputs": [GOOD | {"data": ["4"] * 6}]}, ["inputs", 0, "data"], "must hold numbers"),

@@ -16,6 +16,7 @@ from service.api.logs import (
     configure_logging,
     configure_server_logs,
     end_served,
+    places,
 )
 
 SENTINEL = "ZQX7731"
@@ -65,6 +66,19 @@ def test_an_exception_is_told_by_its_places(formatter: logging.Formatter) -> Non
     assert "ValueError" in line
     assert "test_logs.py" in line
     assert f"convert {SENTINEL}" not in line
+
+
+def test_what_caused_an_exception_is_told_too() -> None:
+    """Named or not, down to the first; where a driver failed is often there."""
+    try:
+        try:
+            raise KeyError(SENTINEL)
+        except KeyError:
+            raise ValueError(SENTINEL) from None
+    except ValueError as error:
+        told = places(error)
+    assert told.index("ValueError") < told.index("caused by KeyError")
+    assert told.count("test_logs.py") == 2
 
 
 def test_the_servers_lines_go_through_one_handler(monkeypatch: pytest.MonkeyPatch) -> None:

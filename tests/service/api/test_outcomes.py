@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,9 +16,11 @@ import pytest
 from service.access.keys import new_key
 from service.api.metrics import Metrics
 from service.api.openapi import build_openapi
-from service.api.outcomes import MAX_OUTCOMES, OutcomesResponse, OutcomeWatch
+from service.api.outcome_routes import MAX_OUTCOMES, OutcomesResponse
+from service.api.outcomes import OutcomeWatch
 from service.api.settings import Settings
-from service.audit.entries import Judged
+from service.audit.entries import AuditError, Judged
+from service.audit.store import PredictionStore
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
 from tests.serving import Server, running_server
@@ -91,6 +94,9 @@ BAD: dict[str, tuple[Any, list[str], str]] = {
     "a position below nought": (DEATH | {"position": -1}, ["position"], "greater_than_equal"),
     "a position beyond integers of a database": (DEATH | {"position": 2**63}, ["position"], "less_than"),
     "a time without a zone": (DEATH | {"time": "2026-03-01T12:00:00"}, ["time"], "timezone_aware"),
+    "a time before there were records": (DEATH | {"time": "0001-01-01T00:00:00+14:00"}, ["time"], "greater_than_equal"),
+    "an id that no request has": (DEATH | {"request_id": "r1\0"}, ["request_id"], "string_pattern_mismatch"),
+    "an id without an end": (DEATH | {"request_id": "r" * 129}, ["request_id"], "string_pattern_mismatch"),
     "a time that is none": (DEATH | {"time": SENTINEL}, ["time"], "datetime_from_date_parsing"),
     "no label": ({"request_id": "r1"}, ["label"], "missing"),
     "an unknown key": (DEATH | {"patient": SENTINEL}, ["patient"], "extra_forbidden"),
@@ -117,6 +123,35 @@ def test_a_bad_envelope_is_refused_whole(client: Client, body: Any) -> None:
     """Nothing of it is kept."""
     assert_error(client.request("POST", "/outcomes", json=body), 422, "INVALID_INPUT")
     assert_error(client.request("POST", "/outcomes", content=b"{"), 400, "INVALID_JSON")
+
+
+def test_a_body_that_is_no_json_is_refused_by_its_type(client: Client) -> None:
+    """As /predict does."""
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = client.request("POST", "/outcomes", content=b"x", headers=headers)
+    assert_error(response, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_a_store_that_hangs_does_not_hold_its_callers(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """504 at the deadline, as of every request."""
+    over = threading.Event()
+    monkeypatch.setattr(PredictionStore, "add_outcomes", lambda *_, **__: over.wait(20) and [])
+    with serving(tiny_path, audit_url=f"sqlite:///{tmp_path / 'kept.db'}", timeout_s=0.05) as client:
+        assert_error(tell(client, DEATH), 504, "TIMEOUT")
+        over.set()
+
+
+def test_figures_wait_until_outcomes_can_be_known(tiny_path: Path, tmp_path: Path) -> None:
+    """A prediction younger than the time it foretells does not count: of its like only early deaths are known."""
+    settings: dict[str, Any] = {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "outcomes_every_s": 0.02}
+    with serving(tiny_path, **settings, outcomes_delay_days=365) as client:
+        for request_id in ("r1", "r2"):
+            client.predict(tiny_example(), headers={"X-Request-ID": request_id})
+        tell(client, DEATH, DEATH | {"request_id": "r2"})
+        with sqlite3.connect(tmp_path / "kept.db") as connection:
+            connection.execute("UPDATE i2moe_predictions SET time_us = time_us - 366 * 86400000000 WHERE request_id = 'r2'")
+        connection.close()
+        wait_for(client, 'i2moe_outcome_count{version="1.0.0"}', 1)
 
 
 def test_outcomes_need_predictions_that_are_kept(tiny_path: Path) -> None:
@@ -167,11 +202,13 @@ class OddStore:
     def __init__(self) -> None:
         self.asked = 0
 
-    def judged(self, since: datetime) -> list[Judged]:
+    def judged(self, since: datetime, until: datetime) -> list[Judged]:
         self.asked += 1
         if self.asked == 1:
             raise ZeroDivisionError(SENTINEL)
-        other = [Judged("another", "1", 0.5, True)]
+        if self.asked == 2:
+            raise AuditError("the store is busy")
+        other = [Judged("another", "99", 0.5, True)] * 99
         return other + [Judged("tiny", str(v), 0.5, True) for v in range(1, 13) for _ in range(v)]
 
 
@@ -183,7 +220,7 @@ def test_measuring_goes_on_and_tells_few_versions(caplog: pytest.LogCaptureFixtu
         settings = Settings(outcomes_every_s=0.01)
         watch = OutcomeWatch(store, settings, metrics, model_name="tiny")  # type: ignore[arg-type]
         async with asyncio.timeout(20):
-            while store.asked < 3:
+            while store.asked < 4:
                 await asyncio.sleep(0.01)
         await watch.close()
 
@@ -193,6 +230,8 @@ def test_measuring_goes_on_and_tells_few_versions(caplog: pytest.LogCaptureFixtu
     assert all(version == count for version, count in told)
     assert "outcomes were not measured: ZeroDivisionError" in caplog.text
     assert f"ZeroDivisionError: {SENTINEL}" not in caplog.text
+    assert "WARNING  i2moe.outcomes:outcomes.py" in caplog.text
+    assert "outcomes were not measured: the store is busy" in caplog.text
 
 
 @pytest.mark.slow
@@ -206,7 +245,10 @@ def test_two_workers_tell_the_same_figures(tiny_path: Path, tmp_path: Path) -> N
     with running_server(tiny_path, tmp_path / "server", environment=environment) as server:
         answer = server.post("/predict", {"instances": [tiny_example()] * 3})
         told = [{"request_id": answer.json()["request_id"], "position": i, "label": "dead"} for i in range(3)]
-        assert server.post("/outcomes", {"outcomes": told}).json()["accepted"] == 3
+        answer = server.post("/outcomes", {"outcomes": told})
+        while answer.status_code == 503:  # of the other worker, whose model is still being loaded
+            answer = server.post("/outcomes", {"outcomes": told})
+        assert answer.json()["accepted"] == 3
         wait_for(server, 'i2moe_outcome_count{version="1.0.0"}', 3)
         wait_for(server, 'i2moe_outcome_calibration{version="1.0.0"}', 1 - EXAMPLE_RISK)
         assert server.get("/metrics").text.count("i2moe_outcome_count{") == 1

@@ -50,7 +50,14 @@ def test_workers_share_the_cores() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("I2MOE_PROVIDER", "gpu"), ("I2MOE_MAX_BATCH_SIZE", "0"), ("I2MOE_TIMEOUT_S", "soon"), ("I2MOE_QUEUE_MAX", "10")],
+    [
+        ("I2MOE_PROVIDER", "gpu"),
+        ("I2MOE_MAX_BATCH_SIZE", "0"),
+        ("I2MOE_TIMEOUT_S", "soon"),
+        ("I2MOE_QUEUE_MAX", "10"),
+        ("I2MOE_AUDIT_KEEP_DAYS", "1e9"),
+        ("I2MOE_OUTCOMES_DELAY_DAYS", "400"),
+    ],
 )
 def test_a_bad_setting_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """The variable is named; the defaults stand in, so that the process can live and say so."""

@@ -109,12 +109,13 @@ def test_failures_are_told_by_status_alone(client: Client, exporter: InMemorySpa
     assert client.post(json={"labs": {"crea": POISON}}).status_code == 500
     parts, own = spans(exporter)
     assert own.status.status_code is StatusCode.ERROR
-    assert attributes(own)["http.response.status_code"] == 500
+    assert (attributes(own)["http.response.status_code"], attributes(own)["error.type"]) == (500, "500")
     assert attributes(parts[2])["i2moe.failures"] == 1
     exporter.clear()
     assert client.post(json={"labs": {"ZQX7731": 1}}, params={"patient": "ZQX7731"}).status_code == 422
     (read,), refused = spans(exporter)
     assert (read.name, attributes(refused)["http.response.status_code"]) == ("read", 422)
+    assert "error.type" not in attributes(refused)
     assert refused.status.status_code is StatusCode.UNSET
     assert "ZQX7731" not in refused.to_json()
 
@@ -126,7 +127,8 @@ def test_probes_and_scrapes_are_not_traced(client: Client, exporter: InMemorySpa
     assert exporter.get_finished_spans() == ()
     client.request("ZQX7731", "/patients/ZQX7731")
     (own,) = exporter.get_finished_spans()
-    assert own.name == "_OTHER other"
+    assert (own.name, attributes(own)["http.request.method"]) == ("HTTP", "_OTHER")
+    assert "http.route" not in attributes(own)
     assert "ZQX7731" not in own.to_json()
 
 
@@ -137,6 +139,31 @@ def test_there_are_no_traces_unless_they_are_asked_for(
     """By the setting, or by OpenTelemetry's own variable where the setting says nothing."""
     monkeypatch.setenv(ENDPOINT, endpoint)
     assert open_tracing(wanted) == (None, None)
+
+
+def test_a_collector_of_metrics_alone_gets_no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a platform says so by OpenTelemetry's own variable; the setting is stronger."""
+    monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert open_tracing(None) == (None, None)
+    found, _ = open_tracing(True)
+    assert found is not None
+    found.close()
+
+
+@pytest.mark.parametrize(("name", "expected"), [(None, "i2moe-service"), ("ward-7", "ward-7")])
+def test_traces_are_of_a_service_whose_name_may_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, exporter: InMemorySpanExporter, name: str | None, expected: str
+) -> None:
+    """By OTEL_SERVICE_NAME."""
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    if name is not None:
+        monkeypatch.setenv("OTEL_SERVICE_NAME", name)
+    trace = Tracing(exporter, at_once=True).begin(method="GET", path="/model", traceparent=None)
+    assert trace is not None
+    trace.end(200)
+    (span,) = exporter.get_finished_spans()
+    assert span.resource.attributes["service.name"] == expected
 
 
 @pytest.mark.parametrize(("wanted", "endpoint"), [(True, None), (None, "http://127.0.0.1:9")])

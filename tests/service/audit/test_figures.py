@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from service.audit.entries import Judged
-from service.audit.figures import auroc, brier, calibration, figures, figures_by_model
+from service.audit.figures import auroc, auroc_error, brier, calibration, figures, figures_by_model
 
 judged_pairs = st.lists(st.tuples(st.integers(0, 5).map(lambda tenth: tenth / 5), st.booleans()), min_size=1, max_size=40)
 
@@ -38,6 +38,23 @@ def test_figures_are_those_of_their_definitions(pairs: list[tuple[float, bool]])
     wins = (events[:, None] > others).mean() + (events[:, None] == others).mean() / 2
     assert auroc(p, y) == pytest.approx(wins)
     assert auroc(p, y) == pytest.approx(roc_auc_score(y, p))
+    assert len(events) < 2 or len(others) < 2 or 0 <= auroc_error(p, y) <= 0.75
+
+
+def test_the_error_of_an_auroc_is_what_repetition_shows() -> None:
+    """The spread of AUROCs of the same model over many samples of patients, which the formula foretells from each alone."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) < 20
+    risks = [rng.normal(size=200) + 1.19 * y for _ in range(2000)]
+    spread = np.std([auroc(p, y) for p in risks])
+    assert np.mean([auroc_error(p, y) for p in risks]) == pytest.approx(spread, rel=0.05)
+
+
+def test_the_error_of_an_auroc_by_hand() -> None:
+    """Three of four pairs in order: of the events one is above both others and one above one, and so the other way round."""
+    p, y = np.array([0.9, 0.4, 0.6, 0.1]), np.array([True, True, False, False])
+    assert auroc_error(p, y) == pytest.approx(math.sqrt(0.125 / 2 + 0.125 / 2))
+    assert math.isnan(auroc_error(p, np.array([True, False, False, False])))
 
 
 def test_more_events_than_foretold_are_above_nought() -> None:
@@ -49,7 +66,7 @@ def test_without_outcomes_there_is_a_count_and_nothing_else() -> None:
     """No figure is made up."""
     found = figures([])
     assert (found.count, found.events) == (0, 0)
-    assert all(map(math.isnan, (found.auroc, found.brier, found.calibration)))
+    assert all(map(math.isnan, (found.auroc, found.auroc_error, found.brier, found.calibration)))
 
 
 def test_each_version_is_judged_by_its_own_predictions() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from service.audit.entries import AuditEntry, AuditError, without_values
-from service.audit.store import PredictionStore
+from service.audit.store import PredictionStore, _options
 
 MODEL = {"name": "tiny", "version": "1.0.0", "sha256": "a" * 64}
 NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, UTC)
@@ -119,6 +120,42 @@ def test_old_predictions_are_forgotten(store: PredictionStore) -> None:
     assert store.prune(NOW) == 1
     assert store.find("old") == []
     assert len(store.find("young")) == 1
+
+
+def test_many_old_predictions_are_forgotten_in_parts(store: PredictionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a transaction of its own, so that nobody waits to write until all are gone; the count is of all."""
+    monkeypatch.setattr("service.audit.store._PRUNED_AT_ONCE", 2)
+    pauses: list[float] = []
+    monkeypatch.setattr("service.audit.store.time.sleep", pauses.append)
+    store.write([entry("old", i, time=NOW - timedelta(days=366)) for i in range(5)] + [entry("young")])
+    assert store.prune(NOW) == 5
+    assert len(pauses) == 3
+    assert (store.find("old"), len(store.find("young"))) == ([], 1)
+
+
+def test_of_an_id_that_is_used_for_everything_the_last_are_found(store: PredictionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one request reads is bounded."""
+    monkeypatch.setattr("service.audit.store.MAX_FOUND", 2)
+    store.write([entry(position=i) for i in range(5)])
+    assert [found.position for found in store.find("r1")] == [3, 4]
+
+
+def test_a_commit_to_a_file_survives_a_power_cut_and_holds_up_no_reader(tmp_path: Path) -> None:
+    """By what SQLite is told on every connection."""
+    store = PredictionStore(f"sqlite:///{tmp_path / 'kept.db'}", keep_days=1)
+    with store._engine.connect() as first, store._engine.connect() as second:
+        for connection in (first, second):
+            told = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+            assert told == ["wal", 2]  # 2: FULL
+    store.close()
+
+
+@pytest.mark.parametrize(("query", "wait_s"), [("", 10), ("?connect_timeout=3", None)])
+def test_a_server_that_does_not_answer_is_given_up(query: str, wait_s: int | None) -> None:
+    """Sooner than TCP does, which may take a quarter of an hour; what the URL says about it holds."""
+    options = _options(make_url(f"postgresql+psycopg://i2moe@host/database{query}"))
+    assert options["connect_args"].get("connect_timeout") == wait_s
+    assert options["connect_args"]["tcp_user_timeout"] == 10_000
 
 
 def test_all_or_nothing(store: PredictionStore) -> None:

@@ -1,6 +1,7 @@
 """Group commits: what is kept, what is lost, and that everybody is told."""
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -95,6 +96,18 @@ def test_too_many_are_not_taken() -> None:
         await asyncio.gather(*taken)
 
     assert run(work, max_waiting=3) == {"kept": 3, "lost": 1}
+
+
+def test_what_was_written_makes_room() -> None:
+    """Whether or not it could be kept: a service that was busy once goes on keeping."""
+
+    async def work(writer: AuditWriter, store: FakeStore) -> None:
+        for i in range(9):
+            store.fails = i % 3 == 0
+            with contextlib.suppress(NotKeptError):
+                await writer.submit([entry(f"r{i}")] * 3)
+
+    assert run(work, max_waiting=3) == {"kept": 18, "lost": 9}
 
 
 def test_closing_writes_what_was_handed_over() -> None:

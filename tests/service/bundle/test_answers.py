@@ -127,7 +127,7 @@ def test_a_refusal_stands_where_a_prediction_would() -> None:
     """A record that was not answered has the reason in the same place, in words and for programs."""
     with pytest.raises(InvalidRecordError) as caught:
         MANIFEST.features.encode({"labs": {"crea": "x"}})
-    assert build_refusal("a", "INVALID_INPUT", caught.value, caught.value.problems) == {
+    assert build_refusal("a", "INVALID_INPUT", str(caught.value), caught.value.problems) == {
         "id": "a",
         "status": "error",
         "error": {

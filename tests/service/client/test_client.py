@@ -1,11 +1,13 @@
 """The client against the service: in this process and as a real one."""
 
 import asyncio
+import json
 import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ from service.client import (
     InvalidInputError,
     NoAnswerError,
     NotFoundError,
+    OutcomeItem,
     OverloadedError,
     Prediction,
     Retries,
     UnauthorizedError,
+    calls,
     results,
 )
 from service.client.errors import kinds
@@ -71,7 +75,7 @@ def test_results_are_the_documented_ones() -> None:
     """Every class has the fields that /docs.json describes, and those without a default are those it requires."""
     schemas = build_openapi(None)["components"]["schemas"]
     classes = [kind for kind in vars(results).values() if isinstance(kind, type) and kind.__name__ in schemas]
-    assert len(classes) == 14
+    assert len(classes) == 20
     for kind in classes:
         config = kind.__struct_config__
         tag = {config.tag_field} if config.tag_field else set()
@@ -144,6 +148,51 @@ def test_many_records_are_answered_in_order_in_several_requests(bundle: Path) ->
     ask(bundle, scenario, max_instances=8)
 
 
+def test_requests_are_cut_by_bytes_as_well() -> None:
+    """What is in a request fits it, a record that is too large alone excepted, and nothing is left out."""
+    records = [{"text": "x" * size} for size in (10, 10, 10, 100, 10)]
+    found = list(calls.chunks(records, max_instances=256, max_bytes=60))
+    assert [len(chunk) for chunk in found] == [2, 1, 1, 1]
+    assert all(sum(map(len, chunk)) <= 60 for chunk in found if len(chunk) > 1)
+    assert [json.loads(record) for chunk in found for record in chunk] == records
+
+
+def test_a_models_name_is_one_part_of_the_path() -> None:
+    """Whatever is in it."""
+    call = calls.infer_call("a/../b", {"labs": np.zeros((1, 1))}, outputs=None)
+    assert call.path == "/v2/models/a%2F..%2Fb/infer"
+
+
+def test_nothing_is_on_its_way_when_nobody_wants_more(bundle: Path) -> None:
+    """Whoever breaks off waits until what was asked has been called off."""
+    begun, left = 0, 0
+
+    async def slow(request: httpx.Request) -> httpx.Response:
+        nonlocal begun, left
+        begun += 1
+        try:
+            if begun > 1:
+                await asyncio.sleep(60)
+            answer = {"status": "error", "id": None, "error": {"code": "INVALID_INPUT", "message": "", "detail": []}}
+            model = {"name": "m", "version": "1", "sha256": "s", "provider": "p"}
+            timing = {"queue": 0, "inference": 0, "total": 0, "batch_size": 1}
+            told = {"model": model, "request_id": "r", "notice": "", "predictions": [answer], "timing_ms": timing}
+            return httpx.Response(200, json=told)
+        finally:
+            left += 1
+
+    async def main() -> None:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+        async with AsyncClient("http://x", http=http, max_instances=1) as client:
+            answers = client.predict_many([tiny_example()] * 9, concurrency=3)
+            await anext(answers)
+            await asyncio.sleep(0)
+            await answers.aclose()  # type: ignore[attr-defined]
+            assert left == begun
+
+    asyncio.run(main())
+
+
 def test_no_record_is_no_request(bundle: Path) -> None:
     """An empty iterable has an empty answer."""
 
@@ -151,6 +200,30 @@ def test_no_record_is_no_request(bundle: Path) -> None:
         assert [answer async for answer in client.predict_many([])] == []
 
     ask(bundle, scenario)
+
+
+def test_no_requests_at_a_time_is_no_way_to_ask(bundle: Path) -> None:
+    """Rather than an empty answer to records that were there."""
+
+    async def scenario(client: AsyncClient) -> None:
+        with pytest.raises(ValueError, match="concurrency=0"):
+            _ = [answer async for answer in client.predict_many([tiny_example()], concurrency=0)]
+        with Client("http://test") as waiting, pytest.raises(ValueError, match="concurrency=0"):
+            list(waiting.predict_many([tiny_example()], concurrency=0))
+
+    ask(bundle, scenario)
+
+
+def test_a_client_that_was_handed_over_is_not_closed() -> None:
+    """It is its owner's; one of this client's own is closed."""
+    http = httpx.Client()
+    with Client("http://test", http=http):
+        pass
+    assert not http.is_closed
+    with Client("http://test") as client:
+        own = client._http
+    assert own.is_closed
+    http.close()
 
 
 def test_a_request_that_does_not_fit_ends_the_iteration(bundle: Path) -> None:
@@ -205,6 +278,32 @@ def test_a_refusal_says_where_and_under_which_id(bundle: Path) -> None:
         assert "sentinel" not in str(refused.value)
 
     ask(bundle, scenario)
+
+
+def test_outcomes_are_told_and_shown_with_what_was_kept(bundle: Path, tmp_path: Path) -> None:
+    """By the request id that the caller chose; one that fits nothing is told in its place, and alone refused."""
+    token, lines = new_key("registry", ["predict", "outcomes", "audit"], None)
+    (tmp_path / "keys.toml").write_text(lines)
+    death = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=1)))
+    told = [OutcomeItem("r1", "dead", time=death), OutcomeItem("r1", "alive", position=5)]
+
+    async def main() -> None:
+        url: Any = f"sqlite:///{tmp_path / 'kept.db'}"
+        settings = Settings(bundle=bundle, num_threads=1, api_keys=tmp_path / "keys.toml", audit_url=url)
+        async with connected(Runtime(settings), key=token) as client:
+            await client.predict(tiny_example(), request_id="r1")
+            answer = await client.tell_outcomes(told)
+            assert (answer.accepted, [one["status"] for one in answer.outcomes]) == (1, ["ok", "error"])
+            (kept,) = (await client.kept("r1")).predictions
+            assert kept.prediction["label"] == "dead"
+            assert [(one.label, one.time) for one in kept.outcomes] == [("dead", death)]
+            assert kept.time <= kept.outcomes[0].received
+            with pytest.raises(InvalidInputError, match="no prediction is kept"):
+                await client.tell_outcomes(told[1:])
+            with pytest.raises(NotFoundError):
+                await client.kept("r2")
+
+    asyncio.run(main())
 
 
 def test_keys_are_sent(bundle: Path, tmp_path: Path) -> None:
@@ -317,6 +416,14 @@ def test_tensors_that_are_not_bytes_are_told_as_such() -> None:
     """Where bytes were asked for, numbers in JSON are no answer."""
     told = {"outputs": [{"name": "prediction", "shape": [1, 1], "datatype": "FP32", "data": [1.0]}]}
     http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=told)))
+    with Client("http://x", http=http) as client, pytest.raises(AnswerError, match="bytes after the JSON part"):
+        client.infer({"labs": np.zeros((1, 1))}, model="tiny")
+
+
+def test_a_length_that_is_no_number_is_told_as_such() -> None:
+    """An error of the client's own, as any answer that cannot be read."""
+    answer = httpx.Response(200, content=b"{}", headers={"Inference-Header-Content-Length": "all"})
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: answer))
     with Client("http://x", http=http) as client, pytest.raises(AnswerError, match="bytes after the JSON part"):
         client.infer({"labs": np.zeros((1, 1))}, model="tiny")
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.client import (
+    AnswerError,
     BodyTooLargeError,
     Client,
     GivenUpError,
@@ -19,6 +20,7 @@ from service.client import (
     TimedOutError,
     UnavailableError,
 )
+from service.client.calls import model_call
 from service.client.errors import NoAnswerError, refusal
 from service.client.retries import Attempts
 
@@ -100,6 +102,27 @@ def test_what_does_not_pass_is_told_at_once(first: httpx.Response | Exception, k
     assert len(asked) == 1
 
 
+def test_each_call_has_an_id_of_its_own() -> None:
+    """Or what is kept of one would be taken for another's."""
+    client, asked = served(*[httpx.Response(200, json=READY)] * 3)
+    for _ in range(3):
+        client.explanations()
+    assert len({request.headers["x-request-id"] for request in asked}) == 3
+
+
+def test_no_wait_for_bytes_is_longer_than_what_is_left() -> None:
+    """Of the deadline, or of the time-out where that is less."""
+    client, asked = served(refused(503, "OVERLOADED"), httpx.Response(200, json=READY))
+    client.explanations()
+    first, second = (request.extensions["timeout"]["read"] for request in asked)
+    assert second < first <= 5
+    http = httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200, json=READY, request=request)))
+    asked.clear()
+    http.event_hooks["request"] = [asked.append]
+    Client("http://test", http=http, timeout_s=0.5).explanations()
+    assert asked[0].extensions["timeout"]["read"] == 0.5
+
+
 def test_attempts_end() -> None:
     """With the refusal of the last one."""
     client, asked = served(*[refused(503, "MODEL_NOT_READY")] * 9)
@@ -155,8 +178,45 @@ def test_retry_after_may_be_a_date() -> None:
     assert (told("Fri, 31 Dec 2100 23:59:59 GMT") or 0) > 1e6
 
 
+@pytest.mark.parametrize("header", ["Fri, 31 Dec 99999999999 23:59:59 GMT", "9" * 400, "-1"])
+def test_a_retry_after_that_is_beyond_reading_is_no_other_error(header: str) -> None:
+    """A proxy may send anything; the refusal is told all the same."""
+    assert refusal(refused(503, "OVERLOADED", retry_after=header)).retry_after_s in (None, float("inf"))
+
+
+def test_an_answer_that_drips_ends_at_the_deadline() -> None:
+    """Each byte comes in time, all of them would not: the clock is looked at between pieces."""
+    now = [0.0]
+
+    class Drip(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                now[0] += 0.1
+                yield b" "
+
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Drip())))
+    attempts = Attempts(Retries(deadline_s=5), clock=lambda: now[0])
+    attempts.begin()
+    with Client("http://test", http=http) as client, pytest.raises(GivenUpError, match="within 5 s and 1 attempts"):
+        client._ask(model_call(), attempts)
+    assert now[0] == pytest.approx(5, abs=0.15)
+
+
+def test_a_body_that_cannot_be_decoded_is_no_answer() -> None:
+    """Of the client's own errors like everything else, and not asked for again."""
+    client, asked = served(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(b"zzz")))
+    with pytest.raises(AnswerError, match="encoding"):
+        client.model()
+    assert len(asked) == 1
+
+
 def test_limits_are_checked() -> None:
     """Nonsense is refused where it is written, with what was found."""
+    with pytest.raises(ValueError, match="http://"):
+        Client("127.0.0.1:3000")
+    for request_id in ("", "é", "two words", "x" * 129):
+        with pytest.raises(ValueError, match="request_id of 1 to 128"):
+            served()[0].predict({}, request_id=request_id)
     with pytest.raises(ValueError, match="attempts=0"):
         Retries(attempts=0)
     with pytest.raises(ValueError, match="max_instances=0"):

@@ -134,6 +134,8 @@ def test_refusals_by_the_framework_are_operation_outcomes_too(client: Client) ->
         ("application/fhir+json; fhirVersion=4.0, */*;q=0.1", True),
         ("application/json, application/fhir+json", True),
         ("application/json, application/fhir+json;q=0.5", False),
+        ("application/fhir+json;q=0.5, */*", False),
+        ("application/fhir+json;q=0.5, application/*;q=0.4, */*", True),
         ("application/fhir+json;q=0", False),
         ("application/fhir+json;q=x", False),
         ("application/json", False),
