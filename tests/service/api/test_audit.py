@@ -11,6 +11,7 @@ import pytest
 
 from service.access.keys import new_key
 from service.api.models import KeptPredictionsResponse
+from service.audit.entries import AuditEntry
 from service.audit.store import PredictionStore
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
@@ -80,8 +81,13 @@ def test_what_became_of_it_is_shown_with_it(auditing: Client) -> None:
 
 
 @pytest.mark.parametrize("odd", ["r%00", "%F0%9F%92%A9", "r" * 129])
-def test_an_id_that_no_request_has_is_not_found(auditing: Client, odd: str) -> None:
-    """Without asking the store, which may not take it."""
+def test_an_id_that_no_request_has_is_not_found(auditing: Client, odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking the store: PostgreSQL takes no text with a NUL."""
+
+    def find(_: PredictionStore, request_id: str) -> list[AuditEntry]:
+        raise AssertionError(f"asked for {len(request_id)} characters")
+
+    monkeypatch.setattr(PredictionStore, "find", find)
     assert_error(auditing.request("GET", f"/predictions/{odd}", headers=AS_READER), 404, "NOT_FOUND")
 
 

@@ -147,11 +147,12 @@ def test_figures_wait_until_outcomes_can_be_known(tiny_path: Path, tmp_path: Pat
     with serving(tiny_path, **settings, outcomes_delay_days=365) as client:
         for request_id in ("r1", "r2"):
             client.predict(tiny_example(), headers={"X-Request-ID": request_id})
-        tell(client, DEATH, DEATH | {"request_id": "r2"})
+        tell(client, DEATH | {"label": "alive"}, DEATH | {"request_id": "r2"})
         with sqlite3.connect(tmp_path / "kept.db") as connection:
             connection.execute("UPDATE i2moe_predictions SET time_us = time_us - 366 * 86400000000 WHERE request_id = 'r2'")
         connection.close()
         wait_for(client, 'i2moe_outcome_count{version="1.0.0"}', 1)
+        wait_for(client, 'i2moe_outcome_calibration{version="1.0.0"}', 1 - EXAMPLE_RISK)
 
 
 def test_outcomes_need_predictions_that_are_kept(tiny_path: Path) -> None:

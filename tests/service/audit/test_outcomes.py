@@ -11,7 +11,7 @@ import pytest
 from service.audit.__main__ import main
 from service.audit.entries import Judged, KeptOutcome, Outcome
 from service.audit.store import PredictionStore
-from service.audit.tables import PREDICTIONS
+from service.audit.tables import OUTCOMES, PREDICTIONS
 from tests.service.audit.test_store import MODEL, NOW, entry, postgres, url  # noqa: F401 - fixtures
 
 YEAR_AGO = NOW - timedelta(days=365)
@@ -127,6 +127,8 @@ def test_outcomes_go_with_their_predictions(store: PredictionStore) -> None:
     """What is old is forgotten whole, and a new prediction never finds an old outcome."""
     add(store, outcome("r1"), outcome("r2"))
     assert store.prune(NOW + timedelta(days=366)) == 3
+    with store._engine.connect() as connection:
+        assert connection.execute(OUTCOMES.select()).all() == []
     store.write([prediction("r1", 0, 0.5)])
     assert judged(store) == []
 

@@ -1,5 +1,7 @@
 """What is tried again, when, and until when; the clock is the test's."""
 
+import gzip
+import json
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -190,7 +192,7 @@ def test_an_answer_that_drips_ends_at_the_deadline() -> None:
 
     class Drip(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            while True:
+            while now[0] < 20:
                 now[0] += 0.1
                 yield b" "
 
@@ -200,6 +202,13 @@ def test_an_answer_that_drips_ends_at_the_deadline() -> None:
     with Client("http://test", http=http) as client, pytest.raises(GivenUpError, match="within 5 s and 1 attempts"):
         client._ask(model_call(), attempts)
     assert now[0] == pytest.approx(5, abs=0.15)
+
+
+def test_a_compressed_answer_is_read() -> None:
+    """As proxies send them, if they are asked to."""
+    packed = gzip.compress(json.dumps(READY).encode())
+    client, _ = served(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(packed)))
+    assert client.explanations().model.name == "m"
 
 
 def test_a_body_that_cannot_be_decoded_is_no_answer() -> None:
