@@ -14,6 +14,8 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     audit       keeps what is answered            outcomes    what became of it, and its figures
     access      who may call what                 tracing     spans of a request, where they are asked for
     predictions instances -> predictions          negotiation plain JSON or FHIR
+    shadow      a second model, silently, by      comparing, in threads of background
+    loading     from a folder to a model, and again when there is another
 """
 
 from typing import TYPE_CHECKING, Any

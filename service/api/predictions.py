@@ -64,6 +64,10 @@ async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Mode
             await audit.keep(predictions, rows, request_id=request_id, model=model.info)
         if not parsed.explain:
             predictions = [{k: v for k, v in prediction.items() if k != "explanation"} for prediction in predictions]
+    if runtime.shadow is not None and scored.output is not None:
+        rows = [record.arrays for record in _without_failures(parsed, scored)]
+        stack = partial(model.manifest.features.stack, rows)
+        runtime.shadow.offer(scored.output, rows=stack, unread=parsed.unread, positions=_answered(parsed, scored))
     return Predicted(predictions, scored, attributed)
 
 
@@ -90,6 +94,12 @@ async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Mode
 
 def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:
     return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
+
+
+def _answered(parsed: ParsedRequest, scored: Scored[Answers]) -> list[int]:
+    """Which instances were scored."""
+    encoded = [position for position, instance in enumerate(parsed.instances) if instance.encoded is not None]
+    return [position for i, position in enumerate(encoded) if i not in scored.failures]
 
 
 def _predictions(

@@ -134,6 +134,14 @@ class PredictResponse(_Wire, frozen=True):
     timing_ms: Timing
 
 
+class ShadowInfo(_Wire, frozen=True):
+    """A second model that scores silently what is served."""
+
+    model: ModelInfo | None
+    share: float
+    problem: str | None
+
+
 class ModelResponse(_Wire, frozen=True):
     """What is served: schema, task, experts, figures, model card, example."""
 
@@ -151,6 +159,7 @@ class ModelResponse(_Wire, frozen=True):
     parity: dict[str, Any]
     provenance: dict[str, Any]
     example: dict[str, Any]
+    shadow: ShadowInfo | None = None
 
 
 class ExplanationsResponse(_Wire, frozen=True):

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.service.clinical.clinical_bundle import (
 )
 from tests.service.clinical.test_hooks import feedback
 from tests.serving import Server, running_server
+from tests.shadow_bundles import write_unnamed_bundle
 from tests.tiny_bundle import POISON
 
 pytestmark = pytest.mark.slow
@@ -77,6 +80,7 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "BENTOML_DEBUG": "true",
         "I2MOE_API_KEYS": str(folder / "keys.toml"),
         "I2MOE_OUTCOMES_EVERY_S": "0.2",
+        "I2MOE_SHADOW_BUNDLE": str(write_unnamed_bundle(folder / "shadow", fails_on=NUMBER)),
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
     }
     with (
@@ -86,8 +90,18 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ) as server,
     ):
         caller = Caller(server, folder / "kept.db", request.param, collector)
+        wait_for_shadow(caller)
         send_everything(caller)
         yield caller
+
+
+def wait_for_shadow(caller: Caller) -> None:
+    """Until it is compared; it fails on what is a good patient's value to the served model."""
+    for _ in range(600):
+        if caller.get("/model").json()["shadow"]["model"] is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError(caller.server.log)
 
 
 def send_everything(caller: Caller) -> None:
@@ -209,6 +223,14 @@ def test_no_value_is_in_the_log(caller: Caller) -> None:
     """Whatever was sent, whatever came of it."""
     assert "inference failed for 1 samples together" in caller.server.log  # it does log what goes wrong
     assert [line for line in caller.server.log.splitlines() if any(trace in line for trace in (*TRACES, NAME))] == []
+
+
+def test_the_shadow_failed_and_could_not_read(caller: Caller) -> None:
+    """What it failed on, and what it did not understand, is among what is looked for."""
+    assert "the shadow failed" in caller.server.log
+    text = caller.get("/metrics").text
+    outcomes = dict(re.findall(r'i2moe_shadow_samples_total\{outcome="(\w+)"\} (\S+)', text))
+    assert all(float(outcomes[outcome]) > 0 for outcome in ("compared", "invalid", "error")), outcomes
 
 
 def test_no_value_is_in_metrics_or_refusals(caller: Caller) -> None:
