@@ -57,8 +57,14 @@ class Worker(Generic[T]):
     One thread gives and one takes, and neither needs a lock.
     """
 
-    def __init__(self, work: Callable[[list[T]], None], *, size_at_once: int, max_size: int, max_bytes: int) -> None:
-        """`work` is called with items of about `size_at_once` and raises nothing; `max_size` and `max_bytes` may wait."""
+    def __init__(
+        self, work: Callable[[list[T], Callable[[], bool]], None], *, size_at_once: int, max_size: int, max_bytes: int
+    ) -> None:
+        """`max_size` and `max_bytes` may wait.
+
+        `work` is called with items of about `size_at_once`, and a function that says whether they are still wanted; it raises
+        nothing.
+        """
         self._work, self._size_at_once = work, size_at_once
         self._max_size, self._max_bytes = max_size, max_bytes
         self._items: deque[Item[T]] = deque()
@@ -83,8 +89,11 @@ class Worker(Generic[T]):
         return sum(item.size for item in iter(self._pop, None))
 
     def join(self) -> None:
-        """Wait for what has begun, but not long: a thread that comes out of the graph when Python has ended would crash."""
+        """Wait for what has begun, but not long. A thread that comes out of a graph after Python's end may abort the process."""
         self._thread.join(_STOP_S)
+
+    def _is_wanted(self) -> bool:
+        return not self._stopping.is_set()
 
     def _pop(self) -> Item[T] | None:
         try:
@@ -93,9 +102,9 @@ class Worker(Generic[T]):
             return None
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while self._is_wanted():
             if items := self._take():
-                self._work(items)
+                self._work(items, self._is_wanted)
             if not self._items:
                 self._stopping.wait(_PAUSE_S)
 

@@ -64,18 +64,21 @@ class Comparing:
     other: Other
     comparison: Comparison
     report: Callable[[Report], None]
-    max_batch_size: int
+    rows_at_once: int
     _logged: set[str] = field(default_factory=set)
 
-    def compare(self, offers: Sequence[Offer]) -> None:
-        """Score together what was offered."""
+    def compare(self, offers: Sequence[Offer], is_wanted: Callable[[], bool]) -> None:
+        """Score together what was offered, as long as it is wanted."""
         attempts = (self._attempt(partial(self._read, offer), failing=len(offer.positions)) for offer in offers)
         if not (read := [part for part in attempts if part is not None]):
             return
         served = Told.join([part.served for part in read])
         arrays = {name: np.concatenate([part.arrays[name] for part in read]) for name in read[0].arrays}
-        for start in range(0, len(served.prediction), self.max_batch_size):
-            self._compare_rows(served, arrays, slice(start, start + self.max_batch_size))
+        for start in range(0, len(served.prediction), self.rows_at_once):
+            if not is_wanted():
+                self.report(Report(SKIPPED, len(served.prediction) - start))
+                return
+            self._compare_rows(served, arrays, slice(start, start + self.rows_at_once))
 
     def _compare_rows(self, served: Told, arrays: Arrays, rows: slice) -> None:
         """All together, and where that fails one by one: a sample never fails its neighbours."""

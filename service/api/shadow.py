@@ -33,6 +33,7 @@ logger = logging.getLogger("i2moe.shadow")
 
 LOADING = "the shadow is still being loaded"
 MAX_WAITING_BYTES = 64 << 20
+ROWS_AT_ONCE = 32  # one thread gains nothing by more, and what has begun is to end soon
 _GOLDEN = 2654435769  # 2^32 over the golden ratio: its multiples fall evenly, whatever the rhythm of requests
 _FLOAT_BYTES = 4
 
@@ -109,7 +110,9 @@ class Shadow:
 
     async def _load(self, path: Path) -> Other:
         """On the CPU: memory and time of a GPU are the served model's."""
-        own = self._settings.model_copy(update={"provider": "cpu", "require_gpu": False, "num_threads": 1})
+        own = self._settings.model_copy(
+            update={"provider": "cpu", "require_gpu": False, "num_threads": 1, "max_batch_size": ROWS_AT_ONCE}
+        )
         bundle, predictor = await asyncio.wrap_future(beside(partial(load_model, path, own)))
         reader = RequestReader(bundle.manifest.features, max_instances=own.max_instances)
 
@@ -138,15 +141,14 @@ class Shadow:
         return self._matched is not None and self._matched[0] is other and self._matched[1] is served
 
     def _take_over(self, other: Other, comparison: Comparison) -> None:
-        settings, loop = self._settings, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
 
         def report(report: Report) -> None:
             with suppress(RuntimeError):  # the loop has been closed
                 loop.call_soon_threadsafe(self._count, report)
 
-        comparing = Comparing(other, comparison, report, settings.max_batch_size)
-        size = settings.max_batch_size
-        worker = Worker(comparing.compare, size_at_once=size, max_size=settings.queue_max, max_bytes=MAX_WAITING_BYTES)
+        compare, max_size = Comparing(other, comparison, report, ROWS_AT_ONCE).compare, self._settings.queue_max
+        worker = Worker(compare, size_at_once=ROWS_AT_ONCE, max_size=max_size, max_bytes=MAX_WAITING_BYTES)
         row_bytes = _FLOAT_BYTES * sum(modality.width for modality in comparison.served.features.modalities)
         self._running = _Running(other, comparison, worker, row_bytes)
         self._metrics.shadow.info.labels(**other.info).set(1)

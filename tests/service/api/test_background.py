@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -19,12 +20,14 @@ class Slow:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.was_wanted = True
         self.begun, self.may_go, self.ended = threading.Event(), threading.Event(), threading.Semaphore(0)
 
-    def work(self, items: list[str]) -> None:
+    def work(self, items: list[str], is_wanted: Callable[[], bool]) -> None:
         self.begun.set()
         assert self.may_go.wait(WAIT_S)
         self.batches.append(items)
+        self.was_wanted = is_wanted()
         self.ended.release()
 
 
@@ -78,6 +81,7 @@ def test_stopping_drops_what_waits_and_waits_for_nobody() -> None:
     slow.may_go.set()
     it.join()
     assert slow.batches == [["held"]]
+    assert not slow.was_wanted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's on Linux alone")
@@ -106,7 +110,7 @@ import threading
 from service.api.background import Item, Worker, beside
 for lowly in (False, True):
     beside(threading.Event().wait, lowly=lowly)
-worker = Worker(lambda _: threading.Event().wait(), size_at_once=1, max_size=1, max_bytes=1)
+worker = Worker(lambda *_: threading.Event().wait(), size_at_once=1, max_size=1, max_bytes=1)
 worker.give(Item("a", 1, 1))
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False).returncode == 0
