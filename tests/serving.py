@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,17 @@ class Connection:
 
 @contextlib.contextmanager
 def running_server(
-    bundle: Path | None, workdir: Path, *, ready: bool = True, environment: Mapping[str, str] | None = None
+    bundle: Path | None,
+    workdir: Path,
+    *,
+    ready: bool = True,
+    environment: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
 ) -> Iterator[Server]:
     """`bentoml serve service.api:I2MoEService` for `bundle`, its files under `workdir`.
 
-    With `ready`, waits until /readyz answers 200, else until the process lives. `environment` adds variables.
+    With `ready`, waits until /readyz answers 200, else until the process lives. `environment` adds variables, `inside` is a
+    command that starts another one.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     port, log_path = free_port(), workdir / "server.log"
@@ -107,7 +113,7 @@ def running_server(
     command = [sys.executable, "-m", "bentoml", "serve", "service.api:I2MoEService", "--host", "127.0.0.1", "--port", str(port)]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command,
+            [*inside, *command],
             cwd=ROOT,
             env={**inherited, **own, **chosen, **(environment or {})},
             stdout=log,
@@ -117,9 +123,19 @@ def running_server(
     server = Server(f"http://127.0.0.1:{port}", log_path, process)
     try:
         server.wait_until_status("/readyz" if ready else "/livez", 200)
+        if ready:
+            _wait_for_every_worker(server, int((environment or {}).get("I2MOE_WORKERS", "1")))
         yield server
     finally:
         _stop(process)
+
+
+def _wait_for_every_worker(server: Server, num_workers: int) -> None:
+    """Whoever of them is asked at /readyz answers for itself."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while num_workers > 1 and server.log.count("ready after") < num_workers:
+        assert time.monotonic() < give_up, f"not every worker became ready; the log:\n{server.log}"
+        time.sleep(0.02)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

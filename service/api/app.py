@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
 from service.api.access import AccessMiddleware
 from service.api.audit import audit_routes
@@ -26,7 +27,7 @@ from service.api.outcomes import outcome_routes
 from service.api.page import page_routes
 from service.api.predict import predict
 from service.api.runtime import Runtime
-from service.api.scoring import runtime_of
+from service.api.scoring import ClientLeftError, runtime_of
 from service.clinical.openapi import with_clinical
 from service.clinical.routes import Gate, clinical_routes
 
@@ -61,13 +62,20 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         *clinical_routes(),
     ]
     guard = [Middleware(AccessMiddleware)]
-    return Starlette(routes=routes, middleware=guard, lifespan=lifespan, exception_handlers={ApiError: _refuse})
+    handlers: dict[type[Exception], ExceptionHandler] = {ApiError: _refuse, ClientLeftError: _part}
+    return Starlette(routes=routes, middleware=guard, lifespan=lifespan, exception_handlers=handlers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     runtime_of(request).metrics.rejected.labels(error.code).inc()
     return error_response(error, request_info(request).id, connection=request)
+
+
+async def _part(request: Request, error: Exception) -> Response:
+    """Of a client that left: counted by nginx's status for it, and read by nobody."""
+    del request, error
+    return Response(status_code=499, media_type="application/json")
 
 
 def _json(document: dict[str, Any]) -> Response:

@@ -52,6 +52,10 @@ class BatcherClosedError(RuntimeError):
     """The batcher takes no more requests."""
 
 
+class CallerLeftError(RuntimeError):
+    """Nobody waits for the answer any more."""
+
+
 class Batch(NamedTuple):
     """One finished batch, for whoever keeps count."""
 
@@ -75,6 +79,7 @@ class _Job(Generic[R]):
     arrays: Mapping[str, NDArray[np.float32]]
     size: int
     done: asyncio.Future[Scored[R]]
+    has_left: Callable[[], bool]
     arrived: float = field(default_factory=time.perf_counter)
     taken: int = 0  # samples given to a batch so far
     queue_s: float = 0.0
@@ -148,16 +153,24 @@ class Batcher(Generic[R]):
         """Samples that wait."""
         return self._depth
 
-    async def submit(self, arrays: Mapping[str, NDArray[np.float32]], size: int) -> Scored[R]:
+    @property
+    def is_full(self) -> bool:
+        """Whether not even one sample more may wait."""
+        return self._depth >= self._queue_max
+
+    async def submit(
+        self, arrays: Mapping[str, NDArray[np.float32]], size: int, *, has_left: Callable[[], bool] = lambda: False
+    ) -> Scored[R]:
         """Score `size` samples, given as (size, columns) arrays.
 
-        Raises `QueueFullError` and `BatcherClosedError` at once. A caller that is cancelled leaves the queue.
+        Raises `QueueFullError` and `BatcherClosedError` at once. Who is cancelled leaves the queue. `has_left` is asked,
+        in the event loop, before samples go into a batch: where it is true they do not, and `CallerLeftError` is raised.
         """
         if self._closed:
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future())
+        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future(), has_left)
         self._jobs.append(job)
         self._count_waiting(size)
         self._changed.set()
@@ -167,6 +180,7 @@ class Batcher(Generic[R]):
             self._leave(job)
 
     def _leave(self, job: _Job[R]) -> None:
+        """Take what is left of a job out of the queue."""
         if job.taken < job.size:
             self._jobs.remove(job)
             self._count_waiting(job.taken - job.size)
@@ -186,7 +200,7 @@ class Batcher(Generic[R]):
     async def _consume(self) -> None:
         while await self._wait_for_jobs():
             parts = self._take()
-            if not parts:  # every waiter left while the batch was gathering
+            if not parts:  # every waiter has left
                 continue
             try:
                 await self._dispatch(parts)
@@ -221,6 +235,9 @@ class Batcher(Generic[R]):
         room = self._max_batch_size
         while self._jobs and room:
             job = self._jobs[0]
+            if job.has_left():
+                self._drop(job)
+                continue
             left = job.size - job.taken
             if left > room and parts and left <= self._max_batch_size:
                 break
@@ -232,6 +249,11 @@ class Batcher(Generic[R]):
                 self._jobs.popleft()
         self._count_waiting(room - self._max_batch_size)
         return parts
+
+    def _drop(self, job: _Job[R]) -> None:
+        self._leave(job)
+        if not job.done.done():
+            job.done.set_exception(CallerLeftError("the caller left before its samples were run"))
 
     async def _dispatch(self, parts: list[_Part[R]]) -> None:
         started = time.perf_counter()

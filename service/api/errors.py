@@ -153,6 +153,10 @@ class OverloadedError(ApiError):
 
     status, code, retry_after_s = 503, "OVERLOADED", 1
 
+    def __init__(self, what: str = "samples are waiting") -> None:
+        """Say too many of what."""
+        super().__init__(f"too many {what}; try again after the time in Retry-After")
+
 
 class NotReadyError(ApiError):
     """No model is loaded, or the service is going down."""

@@ -1,26 +1,25 @@
 """What operations see: Prometheus metrics with few labels, none of which ever holds a patient's value.
 
-With several serving processes, prometheus_client keeps the numbers in files under PROMETHEUS_MULTIPROC_DIR, which
-BentoML sets for its workers, and a scrape adds all processes up.
+A scrape adds up the numbers of all serving processes, from the files of `service.api.metric_files`.
 """
 
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.api.errors import DeadlineError, OverloadedError
+from service.api.metric_files import MULTIPROCESS_DIR, begin_files
 from service.audit.figures import Figures
 from service.bundle.answers import Answers
 from service.bundle.comparison import Differences
 from service.bundle.manifest import Manifest
 
-_MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_GAUGE_MODES = ("livesum", "livemax", "livemin", "livemostrecent")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TENTHS = tuple(i / 10 for i in range(1, 11))
 _DIFFERENCES = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, -0.001, 0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -38,6 +37,7 @@ PREDICTIONS_ROUTE = "/predictions"  # whatever the request
 PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
 CDS_ROUTES = ("/cds-services", "/cds-services/{id}", "/cds-services/{id}/feedback")
 OTHER_ROUTE = "other"
+SCORING_ROUTES = frozenset({"/predict", INFER_ROUTE, EVALUATE_ROUTE, CDS_ROUTES[1]})  # by POST
 RISK = "risk"  # in reference_share; the others are experts
 _OUTCOMES = {  # of predictions with outcomes, by the model's version
     "count": "Predictions whose outcome is known",
@@ -85,7 +85,7 @@ class Metrics:
     def __init__(self) -> None:
         """Create every metric; with several processes also forget those that died without saying so."""
         self._registry = CollectorRegistry()
-        _forget_dead_processes()
+        begin_files(("histogram", "counter", *(f"gauge_{mode}" for mode in _GAUGE_MODES)))
         histogram, counter, gauge = self._histogram, self._counter, self._gauge
         self.request_duration = histogram(
             "request_duration_seconds", "From the first byte of a request to the end of its answer", ["route", "status"]
@@ -196,7 +196,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text, over all serving processes. Reads files: not for the event loop."""
-        if _MULTIPROCESS_DIR not in os.environ:
+        if MULTIPROCESS_DIR not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -241,28 +241,3 @@ def _shares(histogram: Mapping[str, Sequence[float]]) -> list[float]:
     counts, per_tenth = histogram["counts"], len(histogram["counts"]) // len(_TENTHS)
     tenths = [sum(counts[i * per_tenth : (i + 1) * per_tenth]) for i in range(len(_TENTHS))]
     return [count / total for count in tenths] if (total := sum(tenths)) else [1 / len(_TENTHS)] * len(_TENTHS)
-
-
-def _forget_dead_processes() -> None:
-    """Drop the live gauges of processes that were killed: a restarted worker must not be added to its predecessor."""
-    if folder := os.environ.get(_MULTIPROCESS_DIR):
-        for file in Path(folder).glob("gauge_live*.db"):
-            pid = int(file.stem.rpartition("_")[2])
-            if not _is_alive(pid):
-                mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def forget_this_process() -> None:
-    """Take this process out of the live gauges; its counts stay."""
-    if folder := os.environ.get(_MULTIPROCESS_DIR):
-        mark_process_dead(os.getpid(), folder)  # type: ignore[no-untyped-call]

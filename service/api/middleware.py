@@ -1,6 +1,7 @@
 """Around every request: its id, one error shape, its duration, a log line that names no value.
 
-Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in the service's own shape.
+Where nothing more may wait, what is to be scored is refused here, before any of it is read: in overload, refusals take the time
+that answers need. Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in the one shape.
 """
 
 import logging
@@ -21,10 +22,11 @@ from service.api.errors import (
     NotFoundError,
     NotReadyError,
     OtherHttpError,
+    OverloadedError,
     error_response,
 )
 from service.api.logs import FIELDS, Served, begin_served, end_served, places
-from service.api.metrics import route_label
+from service.api.metrics import SCORING_ROUTES, route_label
 from service.api.negotiation import FHIR_JSON
 from service.api.runtime import Runtime
 from service.api.tracing import RequestTrace, begin_traced, end_traced
@@ -82,7 +84,10 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send, runtime, trace)
         served, traced = begin_served(Served(info.id, None if trace is None else trace.id)), begin_traced(trace)
         try:
-            await self._app(scope, receive, exchange.send)
+            if runtime.is_full and scope["method"] == "POST" and route_label(scope["path"]) in SCORING_ROUTES:
+                await exchange.refuse(OverloadedError())
+            else:
+                await self._app(scope, receive, exchange.send)
         except Exception as error:  # the server would log its text, which may hold values
             await exchange.fail(error)
         finally:
@@ -139,6 +144,11 @@ class _Exchange:
         told = {**kept, REQUEST_ID_HEADER: self._info.id}
         response = error_response(error, self._info.id, told, connection=HTTPConnection(self._scope))
         await response(self._scope, self._receive, self._send)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer a request that is not even read, which costs a quarter of reading, queueing and refusing it."""
+        self._runtime.metrics.rejected.labels(error.code).inc()
+        await self._replace(error, Headers())
 
     async def fail(self, error: Exception) -> None:
         """Log an unexpected exception by its places, and answer where nothing has been answered yet."""

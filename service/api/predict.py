@@ -32,7 +32,7 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     body = await read_body(request, settings.max_body_bytes)
     with timed(metrics.preprocess, "read"):
         parsed = await _read(body, model)
-    predicted = await predict_instances(parsed, runtime, model, request_id=request_info(request).id)
+    predicted = await predict_instances(parsed, runtime, model, request=request)
     if answers_fhir(request):
         return await _as_fhir(predicted, model)
     info = request_info(request)

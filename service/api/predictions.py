@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from starlette.requests import Request
 
 from service.api.batcher import Scored
 from service.api.errors import InferenceFailedError, InvalidInputError, tell
 from service.api.metrics import Metrics
+from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, headline
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, submit, timed
@@ -38,7 +40,7 @@ class Predicted:
         return {**told, "total": round(1000 * total_s, 3), "batch_size": self.scored.batch_size}
 
 
-async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Model, *, request_id: str) -> Predicted:
+async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Model, *, request: Request) -> Predicted:
     """Score what can be scored, and keep it where that is wanted; what cannot is told in its place.
 
     Raises `ApiError` where nothing can be answered.
@@ -49,11 +51,11 @@ async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Mode
     if not parsed.encoded:
         raise parsed.refusal()
     _check_features(parsed, model)
-    scored = await _score(parsed, model)
+    scored = await _score(request, parsed, model)
     metrics.queue.observe(scored.queue_s)
     if scored.failures:
         metrics.samples.labels("error").inc(len(scored.failures))
-    attributed = await _attribute(parsed, scored, model) if parsed.with_features else None
+    attributed = await _attribute(request, parsed, scored, model) if parsed.with_features else None
     audit = runtime.audit
     with timed(metrics.postprocess, "write"):
         write = partial(_predictions, parsed, scored, model, metrics, attributed, explained=parsed.explain or audit is not None)
@@ -61,7 +63,7 @@ async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Mode
     if audit is not None:
         rows = [record.arrays for record in _without_failures(parsed, scored)]
         with spanned("audit"):
-            await audit.keep(predictions, rows, request_id=request_id, model=model.info)
+            await audit.keep(predictions, rows, request_id=request_info(request).id, model=model.info)
         if not parsed.explain:
             predictions = [{k: v for k, v in prediction.items() if k != "explanation"} for prediction in predictions]
     if runtime.shadow is not None and scored.output is not None:
@@ -77,19 +79,22 @@ def _check_features(parsed: ParsedRequest, model: Model) -> None:
         raise InvalidInputError(f"explain {msg}", [Problem(("explain",), "no_attribution", msg)])
 
 
-async def _score(parsed: ParsedRequest, model: Model) -> Scored[Answers]:
+async def _score(request: Request, parsed: ParsedRequest, model: Model) -> Scored[Answers]:
     arrays = model.manifest.features.stack([record.arrays for record in parsed.encoded])
-    return await submit(model.batcher, arrays, len(parsed.encoded), provider=model.predictor.provider)
+    return await submit(request, model.batcher, arrays, len(parsed.encoded), provider=model.predictor.provider)
 
 
-async def _attribute(parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> Scored[Attribution] | None:
+async def _attribute(
+    request: Request, parsed: ParsedRequest, scored: Scored[Answers], model: Model
+) -> Scored[Attribution] | None:
     """Attribute the contributions of every instance that was scored, towards its predicted label; None if none was."""
     if scored.output is None or model.attributions is None:
         return None
     records = _without_failures(parsed, scored)
     label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
     arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
-    return await submit(model.attributions, arrays, len(records), provider=model.predictor.provider, span="attribution")
+    provider = model.predictor.provider
+    return await submit(request, model.attributions, arrays, len(records), provider=provider, span="attribution")
 
 
 def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:

@@ -24,7 +24,7 @@ class SlowReading:
     async def read(self, work: Callable[[], T]) -> T:
         """What `work` comes to; it is not begun when nobody waits for it any more. Raises `OverloadedError`."""
         if self._count >= self._queue_max:
-            raise OverloadedError("too many requests are waiting to be read; try again after the time in Retry-After")
+            raise OverloadedError("requests are waiting to be read")
         self._count += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -18,7 +18,8 @@ from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
 from service.api.loading import Following, info_of, load_model, told
 from service.api.logs import configure_logging
-from service.api.metrics import Metrics, forget_this_process
+from service.api.metric_files import forget_this_process
+from service.api.metrics import Metrics
 from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
@@ -134,6 +135,11 @@ class Runtime:
         if self._model is None or self.reason is not None:
             raise NotReadyError(f"no model is ready: {self.reason}")
         return self._model
+
+    @property
+    def is_full(self) -> bool:
+        """Whether not one sample more may wait to be scored."""
+        return self._model is not None and self._model.batcher.is_full
 
     async def open(self) -> None:
         """Load, replay, warm up, then be ready; or stay unready for a reason. Raises nothing."""

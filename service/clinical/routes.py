@@ -21,7 +21,6 @@ from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
-from service.api.middleware import request_info
 from service.api.negotiation import FHIR_JSON
 from service.api.predictions import predict_instances
 from service.api.requests import Instance, ParsedRequest, Unread, check_media_type, read_body, read_instance, read_json, refused
@@ -215,7 +214,7 @@ def _validated(kind: type[_M], body: bytes) -> _M:
 
 async def _predict(request: Request, instance: Instance, unread: Unread, runtime: Runtime, model: Model) -> Prediction:
     parsed = ParsedRequest([instance], explain=True, with_features=False, unread=unread)
-    return (await predict_instances(parsed, runtime, model, request_id=request_info(request).id)).predictions[0]
+    return (await predict_instances(parsed, runtime, model, request=request)).predictions[0]
 
 
 async def _feedback(request: Request, runtime: Runtime) -> Response:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.api.batcher import Batch, Batcher, BatcherClosedError, QueueFullError, Scored
+from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError, Scored
 from tests.service.api.fake_model import FAILS, FakeModel, column
 
 Scenario = Callable[[Batcher, FakeModel], Awaitable[None]]
@@ -165,6 +165,57 @@ def test_the_rest_of_a_cancelled_split_request_is_dropped() -> None:
         assert answered(await submit(batcher, 7)) == [7]
 
     assert play(scenario).batches == [[1, 2, 3, 4], [7]]
+
+
+def test_a_caller_that_has_left_is_dropped_before_compute() -> None:
+    """Asked when its turn comes: nothing of it is run, it is told so, and the others keep their order and answers."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        (kept,) = await waiting(batcher, (1,))
+        left = asyncio.create_task(batcher.submit(column(2, 2), 2, has_left=lambda: True))
+        (last,) = await waiting(batcher, (3,))
+        model.release()
+        assert [answered(await task) for task in (kept, last)] == [[1], [3]]
+        with pytest.raises(CallerLeftError):
+            await left
+        await first
+        assert batcher.depth == 0
+
+    assert play(scenario).batches == [[0], [1, 3]]
+
+
+def test_the_rest_of_a_split_request_is_dropped_when_its_caller_leaves() -> None:
+    """A caller that leaves while its first batch runs has no second one."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        model.hold()
+        has_left = False
+        large = asyncio.create_task(batcher.submit(column(1, 2, 3, 4, 5, 6), 6, has_left=lambda: has_left))
+        await started(model)
+        has_left = True
+        model.release()
+        with pytest.raises(CallerLeftError):
+            await large
+        assert answered(await submit(batcher, 7)) == [7]
+        assert batcher.depth == 0
+
+    assert play(scenario).batches == [[1, 2, 3, 4], [7]]
+
+
+def test_a_batch_of_callers_that_have_all_left_is_not_run() -> None:
+    """And the next request is answered."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        left = [asyncio.create_task(batcher.submit(column(i), 1, has_left=lambda: True)) for i in range(3)]
+        await asyncio.sleep(0)
+        model.release()
+        assert {type(error) for error in await asyncio.gather(*left, return_exceptions=True)} == {CallerLeftError}
+        await first
+        assert answered(await submit(batcher, 7)) == [7]
+
+    assert play(scenario).batches == [[0], [7]]
 
 
 def test_a_timed_out_waiter_is_dropped_before_compute() -> None:

@@ -179,6 +179,34 @@ def test_a_full_queue_is_503_with_retry_after(tiny_path: Path) -> None:
             assert_error(response, 503, "OVERLOADED")
 
 
+SCORING = ("/predict", "/v2/models/tiny/infer", "/cds-services/any", "/fhir/RiskAssessment/$evaluate")
+
+
+@pytest.mark.parametrize("path", SCORING)
+def test_while_the_queue_is_full_a_request_is_refused_unread(tiny_path: Path, path: str) -> None:
+    """Not even its body is asked for, by every route that scores; the others answer as ever."""
+
+    async def scenario() -> None:
+        runtime = Runtime(Settings(bundle=tiny_path, num_threads=1, queue_max=8, max_instances=8, max_wait_ms=1000))
+        app = build_app(lambda: runtime)
+        async with running(app) as http:
+            waiting = asyncio.create_task(http.post("/predict", json={"instances": [tiny_example()] * 8}))
+            while not runtime.is_full:
+                await asyncio.sleep(0.001)
+            refused = await http.post(path, content=_unread())
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "too many samples are waiting" in refused.text
+            assert (await http.get("/model")).status_code == 200
+            assert (await http.post("/outcomes", json={})).status_code != 503
+            assert (await waiting).status_code == 200
+
+    async def _unread() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    asyncio.run(scenario())
+
+
 def test_a_request_that_takes_too_long_is_504(tiny_path: Path) -> None:
     """The deadline holds for waiting too."""
     with serving(tiny_path, timeout_s=0.05, max_wait_ms=1000) as client:

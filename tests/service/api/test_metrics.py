@@ -142,7 +142,8 @@ def test_two_applications_do_not_share_metrics() -> None:
 
 WORKER = """
 import sys
-from service.api.metrics import Metrics, forget_this_process
+from service.api.metric_files import forget_this_process
+from service.api.metrics import Metrics
 metrics = Metrics()
 metrics.samples.labels("ok").inc(2)
 metrics.ready.set(1)
@@ -174,6 +175,36 @@ def test_several_processes_add_up(tmp_path: Path) -> None:
     assert "i2moe_queue_depth 0.0" in text
     assert "pid=" not in text
     assert "i2moe_model_info{" not in text
+
+
+EVERY_SERIES = """
+from service.api.metrics import *
+from tests.tiny_bundle import tiny_manifest
+metrics = Metrics()
+for version in map(str, range(20)):
+    metrics.begin(tiny_manifest({}), {})
+    metrics.model_info.labels(name="tiny" * 9, version=version, sha256="0" * 64, provider="CUDAExecutionProvider").set(1)
+for route in {*ROUTES, STATIC_ROUTE, PREDICTIONS_ROUTE, PROTOCOL_ROUTE, INFER_ROUTE, *CDS_ROUTES, OTHER_ROUTE}:
+    for status in (200, 400, 401, 403, 404, 405, 413, 415, 422, 429, 499, 500, 503, 504):
+        metrics.request_duration.labels(route, str(status)).observe(1)
+for number in range(50):
+    metrics.rejected.labels(f"SOME_LONG_REASON_{number}").inc()
+    metrics.missing_modality.labels(f"modality_{number}").inc()
+"""
+
+
+def test_files_have_their_blocks_before_they_are_written(tmp_path: Path) -> None:
+    """Or a full disk would end the process: no file has holes, and none grows even when every route answers everything."""
+    program = f"{EVERY_SERIES}\nimport sys; sys.stdout.write(metrics.render().decode())"
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    text = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True).stdout
+    files = {file.stem.rpartition("_")[0]: file.stat() for file in tmp_path.iterdir()}
+    assert set(files) == {"counter", "histogram", "gauge_livesum", "gauge_livemax", "gauge_livemin", "gauge_livemostrecent"}
+    assert {kind: status.st_size for kind, status in files.items()} == {
+        k: 1 << 20 if k == "histogram" else 1 << 17 for k in files
+    }
+    assert all(status.st_blocks * 512 >= status.st_size for status in files.values())
+    assert text.count("i2moe_request_duration_seconds_count{") == 14 * 21
 
 
 def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> None:
