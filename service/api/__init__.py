@@ -14,7 +14,8 @@ Only `service` knows BentoML; the rest is a Starlette application that runs unde
     audit       keeps what is answered            outcomes    what became of it, and its figures
     access      who may call what                 openapi_access  tells it in /docs.json
     tracing     spans of a request, if asked for  negotiation plain JSON or FHIR
-    predictions instances -> predictions
+    predictions instances -> predictions          loading     from a folder to a model, and again when there is another
+    shadow      a second model, silently, by      comparing, in threads of background
 """
 
 from typing import TYPE_CHECKING, Any

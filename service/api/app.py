@@ -84,10 +84,15 @@ def _json(document: dict[str, Any]) -> Response:
 
 
 def show_model(request: Request) -> Response:
-    """GET /model: what is served."""
-    model = runtime_of(request).require_model()
-    shown = set(ModelResponse.model_fields) - {"model"}
-    return _json({"model": model.info, **model.manifest.model_dump(mode="json", include=shown)})
+    """GET /model: what is served, and what scores it silently."""
+    runtime = runtime_of(request)
+    model = runtime.require_model()
+    shown = set(ModelResponse.model_fields) - {"model", "shadow"}
+    return _json({"model": model.info, **model.manifest.model_dump(mode="json", include=shown), "shadow": _shadow(runtime)})
+
+
+def _shadow(runtime: Runtime) -> dict[str, Any] | None:
+    return None if runtime.shadow is None else runtime.shadow.status
 
 
 def show_explanations(request: Request) -> Response:
@@ -110,12 +115,17 @@ def show_metrics(request: Request) -> Response:
 
 
 async def reload(request: Request) -> Response:
-    """POST /admin/reload: serve the bundle that is there now. Each serving process does this for itself."""
+    """POST /admin/reload: serve the bundle that is there now. Each serving process does this for itself.
+
+    A shadow follows, too; what becomes of it is told and is no reason to fail.
+    """
     runtime = runtime_of(request)
     followed = await runtime.follow()
+    if runtime.shadow is not None:
+        await runtime.shadow.follow(limit_s=runtime.settings.timeout_s)
     if followed.problem is not None:
         raise ReloadFailedError(followed.problem)
-    return _json({"changed": followed.changed, "model": runtime.require_model().info})
+    return _json({"changed": followed.changed, "model": runtime.require_model().info, "shadow": _shadow(runtime)})
 
 
 def show_openapi(request: Request) -> Response:

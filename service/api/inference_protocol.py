@@ -15,7 +15,7 @@ from service.api.audit import Audit
 from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
 from service.api.predictions import LARGE_NUM_INSTANCES
-from service.api.requests import check_media_type, read_body
+from service.api.requests import Unread, check_media_type, read_body
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, ParsedInfer, infer_response, model_metadata, parse_infer
@@ -96,6 +96,10 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
     if runtime.audit is not None:
         with spanned("audit"):
             await _keep(runtime.audit, parsed, scored.output, model, request_info(request).id)
+    if runtime.shadow is not None:
+        records = parsed.records
+        unread = Unread(lambda _: records.one_by_one(), sum(rows.nbytes for rows in records.arrays.values()))
+        runtime.shadow.offer(scored.output, rows=lambda: records.arrays, unread=unread, positions=range(parsed.size))
     with timed(metrics.postprocess, "write"):
         metrics.count_missing(name for name, rows in parsed.records.absent.items() for _ in range(int(rows.sum())))
         return infer_response(parsed, scored.output, request_info(request).id)

@@ -16,11 +16,14 @@ from service.api.errors import DeadlineError, OverloadedError
 from service.api.metric_files import MULTIPROCESS_DIR, begin_files
 from service.audit.figures import Figures
 from service.bundle.answers import Answers
+from service.bundle.comparison import Differences
 from service.bundle.manifest import Manifest
 
 _GAUGE_MODES = ("livesum", "livemax", "livemin", "livemostrecent")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _TENTHS = tuple(i / 10 for i in range(1, 11))
+_DIFFERENCES = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, -0.001, 0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+_DISTANCES = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
 RELOAD_ROUTE = "/admin/reload"
@@ -42,6 +45,7 @@ _OUTCOMES = {  # of predictions with outcomes, by the model's version
     "brier": "Brier score of predictions whose outcome is known",
     "calibration": "Observed share of events less the mean stated risk, of predictions whose outcome is known",
 }
+_INFO = ("name", "version", "sha256", "provider")  # of a model
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
 
 
@@ -122,9 +126,8 @@ class Metrics:
             "reference_auroc", "AUROC on the bundle's test rows, with its interval", ["version", "bound"], mode="livemax"
         )
         self.ready = gauge("ready", "1 when every serving process can answer", mode="livemin")
-        self.model_info = gauge(
-            "model_info", "The model that is served", ["name", "version", "sha256", "provider"], mode="livemax"
-        )
+        self.model_info = gauge("model_info", "The model that is served", _INFO, mode="livemax")
+        self.shadow = ShadowMetrics(self)
         for outcome in ("ok", "invalid", "error"):
             self.samples.labels(outcome)
         for outcome in ("done", "failed"):
@@ -139,7 +142,7 @@ class Metrics:
     def _histogram(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS) -> BatchHistogram:
         return BatchHistogram(f"i2moe_{name}", text, labels, buckets=buckets, registry=self._registry)
 
-    def _counter(self, name: str, text: str, labels: Sequence[str]) -> Counter:
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(f"i2moe_{name}", text, labels, registry=self._registry)
 
     def _gauge(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Any) -> Gauge:
@@ -198,6 +201,39 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+class ShadowMetrics:
+    """What is seen of a second model that scores what is served; without one, its series stay at nought."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """Create them beside the others."""
+        self.samples = metrics._counter(
+            "shadow_samples_total", "Answered samples meant for the shadow: compared, skipped, invalid, error", ["outcome"]
+        )
+        self.risk = metrics._histogram(
+            "shadow_risk_difference",
+            "The shadow's risk less the served one; of several labels, the served label's",
+            buckets=_DIFFERENCES,
+        )
+        self.label_changes = metrics._counter("shadow_label_changes_total", "Compared samples that the shadow labels otherwise")
+        self.weight = metrics._histogram(
+            "shadow_expert_weight_difference",
+            "How far the shadow's weight of an expert is from the served one",
+            ["expert"],
+            buckets=_DISTANCES,
+        )
+        self.problem = metrics._gauge("shadow_problem", "1 when the shadow bundle that is there is not compared", mode="livemax")
+        self.info = metrics._gauge("shadow_info", "The model that is compared with the served one", _INFO, mode="livemax")
+        for outcome in ("compared", "skipped", "invalid", "error"):
+            self.samples.labels(outcome)
+
+    def observe(self, found: Differences) -> None:
+        """Count samples that were compared."""
+        self.risk.observe_many(found.risk)
+        self.label_changes.inc(found.num_label_changes)
+        for expert, distances in found.weight.items():
+            self.weight.labels(expert).observe_many(distances)
 
 
 def _shares(histogram: Mapping[str, Sequence[float]]) -> list[float]:

@@ -205,6 +205,14 @@ class PredictResponse(_Wire):
     timing_ms: Timing
 
 
+class ShadowInfo(_Wire):
+    """A second model that scores silently what is served; its answers are seen in the metrics alone."""
+
+    model: ModelInfo | None = Field(description="What is compared with the served model; null: nothing is.")
+    share: Probability = Field(description="Of requests.")
+    problem: str | None = Field(description="Why the shadow bundle that is there is not compared.")
+
+
 class ModelResponse(_Wire):
     """What is served: schema, task, experts, figures, model card, example."""
 
@@ -226,6 +234,7 @@ class ModelResponse(_Wire):
     parity: dict[str, Any]
     provenance: dict[str, Any]
     example: dict[str, Any] = Field(description="A record that can be sent as it is, and the graph's answer to it.")
+    shadow: ShadowInfo | None = Field(default=None, description="Null: none is wanted.")
 
 
 class SourceAttribute(_Wire):

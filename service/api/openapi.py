@@ -112,6 +112,13 @@ def _wire_schemas() -> Document:
     return schemas
 
 
+_RELOADED: Document = {
+    "changed": {"type": "boolean"},
+    "model": ref("ModelInfo"),
+    "shadow": {"anyOf": [ref("ShadowInfo"), {"type": "null"}]},
+}
+
+
 def _paths(manifest: Manifest | None) -> Document:
     text: Document = {"text/plain": {"schema": {"type": "string"}}}
     page: Document = {"text/html": {"schema": {"type": "string"}}}
@@ -131,7 +138,7 @@ def _paths(manifest: Manifest | None) -> Document:
         "/admin/reload": {
             "post": operation(
                 "Serve the bundle that is there now, if it is another; of the process that answers",
-                json_content({"type": "object", "properties": {"changed": {"type": "boolean"}, "model": ref("ModelInfo")}}),
+                json_content({"type": "object", "properties": _RELOADED}),
                 ReloadFailedError,
                 *_GUARDED,
             )

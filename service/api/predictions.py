@@ -15,6 +15,7 @@ from service.api.middleware import request_info
 from service.api.requests import ParsedRequest, headline
 from service.api.runtime import Model, Runtime
 from service.api.scoring import aside, submit, timed
+from service.api.shadow import Shadow
 from service.api.tracing import spanned
 from service.bundle.answers import Answers, Prediction, build_refusal
 from service.bundle.attribution import LABEL_INPUT, Attribution, RecordAttribution, one_hot, tell_attributions
@@ -66,6 +67,8 @@ async def predict_instances(parsed: ParsedRequest, runtime: Runtime, model: Mode
             await audit.keep(predictions, rows, request_id=request_info(request).id, model=model.info)
         if not parsed.explain:
             predictions = [{k: v for k, v in prediction.items() if k != "explanation"} for prediction in predictions]
+    if runtime.shadow is not None:
+        _offer(runtime.shadow, parsed, scored, model)
     return Predicted(predictions, scored, attributed)
 
 
@@ -95,6 +98,16 @@ async def _attribute(
 
 def _without_failures(parsed: ParsedRequest, scored: Scored[Answers]) -> list[EncodedRecord]:
     return [record for position, record in enumerate(parsed.encoded) if position not in scored.failures]
+
+
+def _offer(shadow: Shadow, parsed: ParsedRequest, scored: Scored[Answers], model: Model) -> None:
+    """Have what was scored compared with what another model says."""
+    if scored.output is None:
+        return
+    stack = partial(model.manifest.features.stack, [record.arrays for record in _without_failures(parsed, scored)])
+    encoded = [position for position, instance in enumerate(parsed.instances) if instance.encoded is not None]
+    answered = [position for i, position in enumerate(encoded) if i not in scored.failures]
+    shadow.offer(scored.output, rows=stack, unread=parsed.unread, positions=answered)
 
 
 def _predictions(

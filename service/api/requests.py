@@ -1,7 +1,7 @@
 """From a request's body to encoded instances, with every complaint naming its place and never its value."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,12 +34,21 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A request as it was sent, for a model that reads it otherwise than the one that was asked."""
+
+    records: Callable[["RequestReader"], Sequence[Any]]  # one for each instance; raises `ApiError` where there are none
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedRequest:
     """A request whose envelope is good; its instances need not be."""
 
     instances: list[Instance]
     explain: bool
     with_features: bool  # attribute each expert's contribution to features, too
+    unread: Unread
 
     @property
     def encoded(self) -> list[EncodedRecord]:
@@ -89,7 +98,7 @@ class RequestReader:
 
     def __init__(self, schema: FeatureSchema, *, max_instances: int) -> None:
         """Make the decoder: modalities are flat vectors (null where missing), objects of named features, or absent."""
-        self._schema, self._max_instances = schema, max_instances
+        self.schema, self._max_instances = schema, max_instances
         fields = {f"m{position}": name for position, name in enumerate(schema.names)}  # a modality may be called `class`
         modality = list[float | None] | dict[str, Any] | None
         record = defstruct(
@@ -104,13 +113,21 @@ class RequestReader:
 
     def read(self, body: bytes) -> ParsedRequest:
         """Read one request. Raises `InvalidJsonError`, and `InvalidInputError` where the envelope is wrong."""
-        records, explain, prefix = self._decoded(body) or _open_envelope(read_json(body), self._schema)
+        records, explain, prefix = self._opened(body)
         if len(records) > self._max_instances:
             msg = f"must hold at most {self._max_instances} instances, found {len(records)}"
             raise InvalidInputError(f"instances {msg}", [Problem(("instances",), "too_long", msg)])
         locs: Iterator[Loc] = ((*prefix, i) if prefix else () for i in range(len(records)))
-        instances = [read_instance(record, loc, self._schema) for record, loc in zip(records, locs, strict=True)]
-        return ParsedRequest(instances, explain is not False, explain == "features")
+        instances = [read_instance(record, loc, self.schema) for record, loc in zip(records, locs, strict=True)]
+        unread = Unread(lambda reader: reader.records(body), len(body))
+        return ParsedRequest(instances, explain is not False, explain == "features", unread)
+
+    def records(self, body: bytes) -> list[Any]:
+        """The records of one request, each as it was sent. Raises what `read` raises."""
+        return self._opened(body)[0]
+
+    def _opened(self, body: bytes) -> Opened:
+        return self._decoded(body) or _open_envelope(read_json(body), self.schema)
 
     def _decoded(self, body: bytes) -> Opened | None:
         try:

@@ -18,22 +18,24 @@ from service.access.settings import OidcSettings
 from service.api.audit import Audit, open_audit
 from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
-from service.api.logs import configure_logging, places
+from service.api.loading import Following, info_of, load_model, told
+from service.api.logs import configure_logging
 from service.api.metric_files import forget_this_process
 from service.api.metrics import Metrics
 from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
 from service.api.settings import Settings, read_clinical_settings, read_oidc_settings, read_settings, unknown_variables
+from service.api.shadow import Shadow
 from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
 from service.bundle.answers import Answers
 from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.choose import Found, find_bundle
-from service.bundle.errors import BundleError, InferenceError, InvalidRecordError
+from service.bundle.errors import BundleError
 from service.bundle.manifest import Manifest
-from service.bundle.predictor import CPU, Predictor, num_cuda_devices
-from service.bundle.store import Bundle, open_bundle
+from service.bundle.predictor import Predictor, num_cuda_devices
+from service.bundle.store import Bundle
 from service.clinical.settings import ClinicalSettings
 
 logger = logging.getLogger("i2moe.runtime")
@@ -61,12 +63,7 @@ class Model:
     @property
     def info(self) -> dict[str, str]:
         """Which model this is, as responses and metrics name it."""
-        return {
-            "name": self.manifest.name,
-            "version": self.manifest.version,
-            "sha256": self.bundle.sha256,
-            "provider": self.predictor.provider,
-        }
+        return info_of(self.bundle, self.predictor)
 
 
 class Followed(NamedTuple):
@@ -100,13 +97,11 @@ class Runtime:
         self._problem = problem
         self._model: Model | None = None
         self._retiring: list[tuple[Model, asyncio.Task[None]]] = []
-        self._served: Found | None = None
-        self._refused: Found | None = None
-        self._refusal: str | None = None
-        self._following = asyncio.Lock()
+        self._bundles = Following(find=self._find, load=self._load)
         self._watching: asyncio.Task[None] | None = None
         self.audit: Audit | None = None
         self._outcomes: OutcomeWatch | None = None
+        self.shadow = None if settings.shadow_bundle is None else Shadow(settings, self.metrics, path=settings.shadow_bundle)
         self.keys: Keys | NoKeys | None = None if settings.api_keys is None else self._read_keys(settings.api_keys)
         self.oidc = oidc
         self.tokens: AccessTokens | None = None if oidc is None else self._open_tokens(oidc)
@@ -178,6 +173,8 @@ class Runtime:
         if self.tokens is not None:
             self.tokens.prepare()
         await self.follow()
+        if self.shadow is not None:
+            self.shadow.open()
         if self.settings.watch_s:
             self._watching = asyncio.create_task(self._watch())
 
@@ -186,29 +183,17 @@ class Runtime:
 
         Where the new one cannot be served, the old one still is, and the new one is not tried again before it changes.
         """
-        async with self._following:
-            try:
-                found = await asyncio.to_thread(find_bundle, self._bundle_path(), self.settings.bundle_version)
-            except BundleError as error:
-                return self._refuse(None, str(error))
-            if found in (self._served, self._refused):
-                return Followed(changed=False, problem=self._refusal if found == self._refused else None)
-            started = time.perf_counter()
-            try:
-                model = await self._load(found.path)
-            except (BundleError, InferenceError, InvalidRecordError) as error:
-                return self._refuse(found, str(error))
-            except Exception as error:
-                logger.error("unexpected %s", places(error))  # noqa: TRY400 - never the text
-                return self._refuse(found, f"the model could not be loaded ({type(error).__name__})")
-            self._served, self._refused, self._refusal = found, None, None
-            self._take_over(model, time.perf_counter() - started)
-            return Followed(changed=True, problem=None)
+        looked = await self._bundles.look()
+        if looked.loaded is not None:
+            self._take_over(looked.loaded, looked.load_s)
+        elif looked.problem is not None and looked.is_news:
+            self._refuse(looked.problem)
+        return Followed(changed=looked.loaded is not None, problem=looked.problem)
 
-    def _bundle_path(self) -> Path:
+    def _find(self) -> Found:
         if self.settings.bundle is None:
             raise BundleError("I2MOE_BUNDLE is not set; it must name the folder of the bundle to serve")
-        return self.settings.bundle
+        return find_bundle(self.settings.bundle, self.settings.bundle_version)
 
     async def _load(self, path: Path) -> Model:
         bundle, predictor = await asyncio.to_thread(load_model, path, self.settings)
@@ -217,17 +202,12 @@ class Runtime:
         batchers = self._batcher(predictor), self._attributions(predictor)
         return Model(bundle, predictor, reader, *batchers, self._slow_reading(bundle.manifest))
 
-    def _refuse(self, found: Found | None, reason: str) -> Followed:
-        """Once for each bundle: what is looked at every second must not fill the log."""
-        reason = " ".join(reason.split())
-        if (found, reason) != (self._refused, self._refusal):
-            self.metrics.reloads.labels("failed").inc()
-            if self._model is None:
-                self._stay_unready(reason)
-            else:
-                logger.error("the bundle that is there now is not served: %s", reason)
-        self._refused, self._refusal = found, reason
-        return Followed(changed=False, problem=reason)
+    def _refuse(self, reason: str) -> None:
+        self.metrics.reloads.labels("failed").inc()
+        if self._model is None:
+            self._stay_unready(reason)
+        else:
+            logger.error("the bundle that is there now is not served: %s", reason)
 
     async def _watch(self) -> None:
         while True:
@@ -245,18 +225,19 @@ class Runtime:
             self.reason = None
             self.metrics.ready.set(1)
         self.metrics.model_info.labels(**model.info).set(1)
+        if self.shadow is not None:
+            self.shadow.compare_with(model.manifest)
         if self._outcomes is not None:
             self._outcomes.model_name = model.manifest.name
         elif self.audit is not None:
             self._outcomes = OutcomeWatch(self.audit.store, self.settings, self.metrics, model_name=model.manifest.name)
-        info = " ".join(f"{name}={value}" for name, value in model.info.items())
         if before is not None:
             self.metrics.reloads.labels("done").inc()
             self._retiring.append((before, asyncio.create_task(self._retire(before))))
-            logger.info("took over after %.2f s: %s", load_s, info)
+            logger.info("took over after %.2f s: %s", load_s, told(model.info))
             return
         settings = " ".join(f"{name}={value}" for name, value in self.settings.model_dump().items())
-        logger.info("ready after %.2f s: %s; settings %s", load_s, info, settings)
+        logger.info("ready after %.2f s: %s; settings %s", load_s, told(model.info), settings)
 
     async def _retire(self, model: Model) -> None:
         """No request of an old model lives longer than its deadline."""
@@ -312,20 +293,24 @@ class Runtime:
         """Take nothing new, answer everything that was accepted."""
         self.reason = CLOSING
         self.metrics.ready.set(0)
+        if self.shadow is not None:
+            await self.shadow.close()
+        await self._close_models()
+        for watched in (self._outcomes, self.audit):
+            if watched is not None:
+                await watched.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
+        forget_this_process()
+        logger.info("closed")
+
+    async def _close_models(self) -> None:
         for task in (self._watching, *(task for _, task in self._retiring)):
             if task is not None:
                 task.cancel()
         for model in (self._model, *(model for model, _ in self._retiring)):
             if model is not None:
                 await _close(model)
-        if self._outcomes is not None:
-            await self._outcomes.close()
-        if self.audit is not None:
-            await self.audit.close()
-        if self.tracing is not None:
-            await asyncio.to_thread(self.tracing.close)
-        forget_this_process()
-        logger.info("closed")
 
 
 async def _close(model: Model) -> None:
@@ -335,24 +320,3 @@ async def _close(model: Model) -> None:
     await model.batcher.close()
     if model.attributions is not None:
         await model.attributions.close()
-
-
-def load_model(path: Path, settings: Settings) -> tuple[Bundle, Predictor]:
-    """Open the bundle, load its graph, see that the example gets its answer, and warm up. Raises the bundle's errors."""
-    bundle = open_bundle(path)
-    predictor = Predictor(bundle, provider=settings.provider, num_threads=settings.num_threads)
-    if settings.require_gpu and predictor.provider == CPU:
-        raise InferenceError("I2MOE_REQUIRE_GPU is set, but the graph runs on the CPU")
-    predictor.replay_example()
-    predictor.tune(settings.max_batch_size)
-    warm_up(predictor, settings.max_batch_size)
-    return bundle, predictor
-
-
-def warm_up(predictor: Predictor, max_batch_size: int) -> None:
-    """Run batches of 1, 2, 4, ... samples, so that no client pays for memory and kernels being set up."""
-    features = predictor.manifest.features
-    row = features.encode(predictor.manifest.example.record).arrays
-    sizes = {min(2**i, max_batch_size) for i in range(max_batch_size.bit_length() + 1)}
-    for size in sorted(sizes):
-        predictor.run(features.stack([row] * size))

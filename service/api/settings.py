@@ -37,6 +37,11 @@ class Settings(BaseSettings):
         le=3600,
         description="How often I2MOE_BUNDLE is looked at; another bundle there takes over without a failed request. 0: never.",
     )
+    shadow_bundle: Path | None = Field(
+        default=None,
+        description="A bundle, or a folder of bundles, that silently scores what is served, see docs/deploy.md.",
+    )
+    shadow_share: float = Field(default=1.0, gt=0, le=1, description="Share of requests that I2MOE_SHADOW_BUNDLE scores, too.")
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="Where the graph runs; `auto` takes the GPU when there is one that works, else the CPU."
     )

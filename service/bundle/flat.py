@@ -20,6 +20,11 @@ class FlatRecords(NamedTuple):
     arrays: dict[str, FloatArray]
     absent: dict[str, NDArray[np.bool_]]
 
+    def one_by_one(self) -> list[dict[str, FloatArray]]:
+        """Each record as the flat vectors of the modalities that it has."""
+        sizes = range(len(next(iter(self.arrays.values()))))
+        return [{name: rows[i] for name, rows in self.arrays.items() if not self.absent[name][i]} for i in sizes]
+
 
 def encode_flat(arrays: Mapping[str, Numbers], num_records: int, schema: FeatureSchema) -> FlatRecords:
     """Check arrays (B, columns) by modality, NaN where missing; a modality may be left out.

@@ -185,6 +185,14 @@ class OutcomesResponse(_Wire, frozen=True):
     outcomes: list[dict[str, Any]]
 
 
+class ShadowInfo(_Wire, frozen=True):
+    """A second model that scores silently what is served."""
+
+    model: ModelInfo | None
+    share: float
+    problem: str | None
+
+
 class ModelResponse(_Wire, frozen=True):
     """What is served: schema, task, experts, figures, model card, example."""
 
@@ -202,6 +210,7 @@ class ModelResponse(_Wire, frozen=True):
     parity: dict[str, Any]
     provenance: dict[str, Any]
     example: dict[str, Any]
+    shadow: ShadowInfo | None = None
 
 
 class ExplanationsResponse(_Wire, frozen=True):

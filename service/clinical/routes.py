@@ -24,12 +24,13 @@ from service.access.tokens import TokenError
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
 from service.api.negotiation import FHIR_JSON
 from service.api.predictions import predict_instances
-from service.api.requests import Instance, ParsedRequest, check_media_type, read_body, read_instance, read_json, refused
+from service.api.requests import Instance, ParsedRequest, Unread, check_media_type, read_body, read_instance, read_json, refused
 from service.api.runtime import Model, Runtime
 from service.api.scoring import runtime_of, timed, within_deadline
 from service.bundle.answers import Prediction
 from service.bundle.errors import Problem
 from service.bundle.manifest import Manifest
+from service.bundle.schema import FeatureSchema
 from service.clinical.cards import OVERRIDE_REASONS, build_card
 from service.clinical.hooks import ENCOUNTER_DISCHARGE, FeedbackRequest, HookRequest
 from service.clinical.prefetch import CdsService, discovery, services
@@ -131,6 +132,15 @@ class _Hook(NamedTuple):
     missing: list[str]
     mapped: MappedRecord
     instance: Instance
+    unread: Unread
+
+
+class _Evaluated(NamedTuple):
+    """A Bundle that was read."""
+
+    mapped: MappedRecord
+    instance: Instance
+    unread: Unread
 
 
 async def _call(request: Request, runtime: Runtime) -> Response:
@@ -146,13 +156,21 @@ async def _call(request: Request, runtime: Runtime) -> Response:
             raise _lacking(service, hook.missing)
         runtime.metrics.cards.labels("none").inc()
         return JSONResponse({"cards": []})
-    prediction = await _predict(request, hook.instance, runtime, model)
+    prediction = await _predict(request, hook.instance, hook.unread, runtime, model)
     card = build_card(prediction, hook.mapped, model.manifest, model=model.info, base_url=runtime.clinical.public_url)
     runtime.metrics.cards.labels(card["indicator"]).inc()
     return Response(to_json({"cards": [card]}), media_type="application/json")
 
 
 def _read_hook(body: bytes, service: CdsService, manifest: Manifest) -> _Hook:
+    now = datetime.now(UTC)
+    missing, mapped = _map_hook(body, service, manifest.features, now)
+    unread = Unread(lambda reader: [_map_hook(body, service, reader.schema, now)[1].record], len(body))
+    return _Hook(missing, mapped, read_instance(mapped.record, (), manifest.features), unread)
+
+
+def _map_hook(body: bytes, service: CdsService, schema: FeatureSchema, now: datetime) -> tuple[list[str], MappedRecord]:
+    """Keys of prefetch that were not sent, and the record by these features."""
     hook = _validated(HookRequest, body)
     if hook.hook != service.hook:
         msg = f"must be {service.hook}, which this service is for"
@@ -165,15 +183,14 @@ def _read_hook(body: bytes, service: CdsService, manifest: Manifest) -> _Hook:
     missing = service.missing(prefetch)
     mapped = map_record(
         read_resources(prefetch.values()),
-        manifest.features,
+        schema,
         patient_id=hook.context.patient,
-        now=datetime.now(UTC),
+        now=now,
         conditions_known="conditions" not in {*missing, *cut},
     )
     not_sent = [f"prefetch {key} was not sent" for key in missing]
     paged = [f"prefetch {key} has more pages, which were not sent" for key in cut if key in service.prefetch]
-    mapped = replace(mapped, unusable=(*not_sent, *paged, *mapped.unusable))
-    return _Hook(missing, mapped, read_instance(mapped.record, (), manifest.features))
+    return missing, replace(mapped, unusable=(*not_sent, *paged, *mapped.unusable))
 
 
 def _has_more_pages(document: object) -> bool:
@@ -196,8 +213,8 @@ def _validated(kind: type[_M], body: bytes) -> _M:
         raise refused(error) from None
 
 
-async def _predict(request: Request, instance: Instance, runtime: Runtime, model: Model) -> Prediction:
-    parsed = ParsedRequest([instance], explain=True, with_features=False)
+async def _predict(request: Request, instance: Instance, unread: Unread, runtime: Runtime, model: Model) -> Prediction:
+    parsed = ParsedRequest([instance], explain=True, with_features=False, unread=unread)
     return (await predict_instances(parsed, runtime, model, request=request)).predictions[0]
 
 
@@ -219,14 +236,24 @@ async def _evaluate(request: Request, runtime: Runtime) -> Response:
     check_media_type(request)
     body = await read_body(request, runtime.settings.max_body_bytes)
     with timed(runtime.metrics.preprocess, "read"):
-        mapped, instance = await asyncio.to_thread(_read_bundle, body, model.manifest)
-    prediction = await _predict(request, instance, runtime, model)
+        mapped, instance, unread = await asyncio.to_thread(_read_bundle, body, model.manifest)
+    prediction = await _predict(request, instance, unread, runtime, model)
     notes = [*prediction["warnings"], *mapped.remarks, *(f"Not used: {sentence}" for sentence in mapped.unusable)]
     write = partial(answer_document, manifest=model.manifest, sha256=model.bundle.sha256, basis=mapped.basis)
     return Response(to_json(write([prediction | {"warnings": notes}])), media_type=FHIR_JSON)
 
 
-def _read_bundle(body: bytes, manifest: Manifest) -> tuple[MappedRecord, Instance]:
+def _read_bundle(body: bytes, manifest: Manifest) -> _Evaluated:
+    now = datetime.now(UTC)
+    mapped = _map_bundle(body, manifest.features, now)
+    instance = read_instance(mapped.record, (), manifest.features)
+    unusable = tuple(Problem(("entry",), "unusable", sentence) for sentence in mapped.unusable)
+    instance = replace(instance, problems=instance.problems and (*instance.problems, *unusable))
+    return _Evaluated(mapped, instance, Unread(lambda reader: [_map_bundle(body, reader.schema, now).record], len(body)))
+
+
+def _map_bundle(body: bytes, schema: FeatureSchema, now: datetime) -> MappedRecord:
+    """The record by these features."""
     document: dict[str, Any] = read_json(body)
     if document.get("resourceType") != "Bundle":
         msg = "must be Bundle, of one patient's resources"
@@ -236,7 +263,4 @@ def _read_bundle(body: bytes, manifest: Manifest) -> tuple[MappedRecord, Instanc
     if patient_id is None:
         msg = "must be about one patient with an id, found none or several"
         raise InvalidInputError(f"entry {msg}", [Problem(("entry",), "patient", msg)])
-    mapped = map_record(resources, manifest.features, patient_id=patient_id, now=datetime.now(UTC))
-    instance = read_instance(mapped.record, (), manifest.features)
-    unusable = tuple(Problem(("entry",), "unusable", sentence) for sentence in mapped.unusable)
-    return mapped, replace(instance, problems=instance.problems and (*instance.problems, *unusable))
+    return map_record(resources, schema, patient_id=patient_id, now=now)

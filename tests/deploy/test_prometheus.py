@@ -83,6 +83,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
         "I2MOE_AUDIT_REQUIRED": "false",  # a slow disk would raise an alert
         "I2MOE_OUTCOMES_EVERY_S": "0.5",
+        "I2MOE_SHADOW_BUNDLE": str(bundle),
     }
     with (
         running_server(bundle, folder / "server", environment=environment) as server,

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ from tests.service.clinical.clinical_bundle import (
 )
 from tests.service.clinical.test_hooks import feedback
 from tests.serving import Server, running_server
+from tests.shadow_bundles import write_unnamed_bundle
 from tests.tiny_bundle import POISON
 
 pytestmark = pytest.mark.slow
@@ -81,6 +84,7 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "I2MOE_OIDC_ISSUERS": json.dumps({ISSUER: str(jwks_file(folder, "RS256", "ES256"))}),
         "I2MOE_OIDC_AUDIENCE": AUDIENCE,
         "I2MOE_OUTCOMES_EVERY_S": "0.2",
+        "I2MOE_SHADOW_BUNDLE": str(write_unnamed_bundle(folder / "shadow", fails_on=NUMBER)),
         "I2MOE_AUDIT_URL": f"sqlite:///{folder / 'kept.db'}",
     }
     with (
@@ -90,8 +94,18 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ) as server,
     ):
         caller = Caller(server, folder / "kept.db", request.param, collector)
+        wait_for_shadow(caller)
         send_everything(caller)
         yield caller
+
+
+def wait_for_shadow(caller: Caller) -> None:
+    """Until it is compared; it fails on what is a good patient's value to the served model."""
+    for _ in range(600):
+        if caller.get("/model").json()["shadow"]["model"] is not None:
+            return
+        time.sleep(0.05)
+    raise AssertionError(caller.server.log)
 
 
 def send_everything(caller: Caller) -> None:
@@ -242,6 +256,14 @@ def test_no_part_of_a_token_is_told(caller: Caller) -> None:
     assert len(parts) > 15
     told = [caller.server.log, caller.get("/metrics").text, *caller.refusals, *map(repr, caller.collector.bodies)]
     assert [part for part in parts if any(part in text for text in told)] == []
+
+
+def test_the_shadow_failed_and_could_not_read(caller: Caller) -> None:
+    """What it failed on, and what it did not understand, is among what is looked for."""
+    assert "the shadow failed" in caller.server.log
+    text = caller.get("/metrics").text
+    outcomes = dict(re.findall(r'i2moe_shadow_samples_total\{outcome="(\w+)"\} (\S+)', text))
+    assert all(float(outcomes[outcome]) > 0 for outcome in ("compared", "invalid", "error")), outcomes
 
 
 def test_no_value_is_in_metrics_or_refusals(caller: Caller) -> None:

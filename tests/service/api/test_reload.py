@@ -117,7 +117,7 @@ def test_a_bundle_that_cannot_be_served_changes_nothing(reloadable: Client, bund
     damage(newer)
     first = reload(reloadable)
     if first.status_code == 200:  # a manifest that cannot be read is not chosen while another can be
-        assert first.json() | {"model": None} == {"changed": False, "model": None}
+        assert first.json()["changed"] is False
     else:
         assert_error(first, 409, "RELOAD_FAILED")
         assert_error(reload(reloadable), 409, "RELOAD_FAILED")
