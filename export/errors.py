@@ -25,4 +25,4 @@ class ParityError(ExportError):
 
     def __init__(self, failures: list[str], atol: float) -> None:
         self.failures = tuple(failures)
-        super().__init__(f"{len(failures)} comparisons differ by more than {atol:g}:\n  " + "\n  ".join(failures))
+        ValueError.__init__(self, f"{len(failures)} comparisons differ by more than {atol:g}:\n  " + "\n  ".join(failures))
