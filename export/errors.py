@@ -6,9 +6,14 @@ GraphError      the graph is not one that may be served
 ParityError     the graph answers differently from the model; lists every failure
 """
 
+from service.bundle.errors import short_lines
+
 
 class ExportError(ValueError):
     """One line: what was expected, what was found."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short_lines(message))
 
 
 class GraphError(ExportError):
@@ -20,4 +25,4 @@ class ParityError(ExportError):
 
     def __init__(self, failures: list[str], atol: float) -> None:
         self.failures = tuple(failures)
-        super().__init__(f"{len(failures)} comparisons differ by more than {atol:g}:\n  " + "\n  ".join(failures))
+        ValueError.__init__(self, f"{len(failures)} comparisons differ by more than {atol:g}:\n  " + "\n  ".join(failures))

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from export.errors import ExportError
 from service.bundle.card import ModelCard
+from service.bundle.documents import MAX_JSON_BYTES, DocumentError, read_file
 from training.config import Config, sentence
 from training.data.config import ModalityName
 from training.recipe import NAME_PATTERN
@@ -58,7 +59,9 @@ class ReleasedConfig(Config):
 def load_released_config(path: Path) -> ReleasedConfig:
     """Read config.json. Raises `ExportError` naming every key that is missing or wrong."""
     try:
-        return ReleasedConfig.model_validate_json(path.read_bytes(), strict=True)
+        return ReleasedConfig.model_validate_json(read_file(path, MAX_JSON_BYTES), strict=True)
+    except DocumentError as error:
+        raise ExportError(f"{path}: {error}") from None
     except OSError as error:
         raise ExportError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:

@@ -7,15 +7,18 @@ the run is complete.
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from service.bundle.embedding import find_encoders
+from service.bundle.errors import shortened
 from service.bundle.manifest import TaskInfo
 from service.bundle.schema import FeatureSchema
 from training.config import sentence
@@ -29,7 +32,17 @@ STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 CHECKPOINT_FORMAT = 1
+_MAX_TOLD = 100  # characters of what was found
 FIRST_STAGE = "task"  # the only one of most trainings
+
+
+class _Provenance(BaseModel):
+    """What readers of a checkpoint need of its provenance; the rest is told as it stands."""
+
+    model_config = ConfigDict(extra="allow")
+
+    classes: list[str]
+    num_rows: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,9 @@ def save_atomically(document: Mapping[str, Any], path: Path) -> None:
 def load_tensors(path: Path) -> Any:
     """Read a file of torch.save that holds tensors and plain values; anything else is refused. Raises `RunError`."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice about pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
     except Exception as error:  # a damaged file makes torch stumble in many ways
@@ -74,9 +89,9 @@ def load_tensors(path: Path) -> Any:
 def load_document(path: Path) -> dict[str, Any]:
     """Read a file of `save_atomically`. Raises `RunError`."""
     document = load_tensors(path)
-    if not isinstance(document, dict) or document.get("format") != CHECKPOINT_FORMAT:
-        found = document.get("format") if isinstance(document, dict) else type(document).__name__
-        raise RunError(f"{path}: expected checkpoint format {CHECKPOINT_FORMAT}, found {found!r}")
+    found = document.get("format") if isinstance(document, dict) else type(document).__name__
+    if type(found) is not int or found != CHECKPOINT_FORMAT:
+        raise RunError(f"{path}: expected checkpoint format {CHECKPOINT_FORMAT}, found {shortened(repr(found), _MAX_TOLD)}")
     return document
 
 
@@ -93,6 +108,19 @@ def save_checkpoint(checkpoint: Checkpoint, run: Path) -> None:
     save_atomically(document, run / CHECKPOINT_FILE)
 
 
+def _check_sizes(weights: Mapping[str, Tensor], recipe: Recipe, schema: FeatureSchema, task: TaskInfo) -> None:
+    """Compare weights with the model that they are for, before there is any memory for it. Raises `ValueError`."""
+    with torch.device("meta"):
+        described = build_model(recipe.model, schema, task).state_dict()
+    expected, found = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (described, weights))
+    if wrong := next((name for name in {**expected, **found} if expected.get(name) != found.get(name)), None):
+        raise ValueError(f"weights {wrong}: expected shape {expected.get(wrong)}, found {found.get(wrong)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def load_checkpoint(run: Path) -> Checkpoint:
     """Rebuild the model of RUN/checkpoint.pt. Raises `RunError`."""
     path = run / CHECKPOINT_FILE
@@ -101,11 +129,13 @@ def load_checkpoint(run: Path) -> Checkpoint:
         recipe = Recipe.model_validate(document["recipe"])
         schema = find_encoders(FeatureSchema.model_validate(document["schema"]), run)
         task = TaskInfo.model_validate(document["task"])
+        _check_sizes(document["weights"], recipe, schema, task)
         model = build_model(recipe.model, schema, task)
         model.load_state_dict(document["weights"])
-        return Checkpoint(model.eval(), recipe, schema, task, document["provenance"])
+        provenance = _Provenance.model_validate(document["provenance"])
+        return Checkpoint(model.eval(), recipe, schema, task, provenance.model_dump())
     except ValidationError as error:
         told = sentence(error.errors()[0])
         raise RunError(f"{path}: does not rebuild a model: {told} (made by another version? then train again)") from None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunError(f"{path}: does not rebuild a model: {str(error).splitlines()[0]}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{path}: does not rebuild a model: {_first_line(error)}") from error

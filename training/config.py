@@ -7,6 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from service.bundle.errors import one_line, shortened
+
+MAX_LAYERS = 256  # of any part of a model: more would be built for hours
+_MAX_TOLD = 100  # characters of what was found
+
 
 class Config(BaseModel):
     """Frozen values; unknown keys, NaN and infinity are errors, and so are strings where numbers belong."""
@@ -16,12 +21,14 @@ class Config(BaseModel):
 
 def sentence(problem: Any) -> str:
     """A problem pydantic found, as the key, what was expected and what was found."""
-    place = ".".join(str(part) for part in problem["loc"])
+    place = one_line(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{place}: is not a key of this section"
     if problem["type"] == "missing":
         return f"{place}: is required"
-    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "json_invalid":
+        return f"holds what JSON cannot: {one_line(problem['msg'])}"
+    message = one_line(problem["msg"].removeprefix("Value error, "))
     found = problem["input"]
-    told = f", found {found!r}" if isinstance(found, str | int | float | bool) else ""
+    told = f", found {shortened(repr(found), _MAX_TOLD)}" if isinstance(found, str | int | float | bool) else ""
     return f"{place}: {message}{told}"

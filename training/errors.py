@@ -7,9 +7,14 @@ ValueError
     RunError       a run folder or checkpoint
 """
 
+from service.bundle.errors import short_lines
+
 
 class TrainingError(ValueError):
-    """A mistake that one line explains: what was expected, what was found."""
+    """A mistake that one line explains: what was expected, what was found. Several mistakes are as many lines, up to a limit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(short_lines(message))
 
 
 class RecipeError(TrainingError):

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from service.bundle.documents import MAX_JSON_BYTES, DocumentError, parse_json, read_file
 from service.bundle.embedding import texts_of_records
 from service.bundle.explanation import explain_dataset
 from service.bundle.manifest import CalibrationInfo, DatasetExplanation, MetricValue
@@ -16,6 +19,7 @@ from service.bundle.output import Output
 from service.bundle.tables import TableError, absent_columns, table_records
 from service.bundle.validity import ExplanationValidity
 from training.checkpoint import METRICS_FILE, Checkpoint
+from training.config import sentence
 from training.data.config import SplitConfig
 from training.data.embedded_text import embed_texts
 from training.data.encode import encode_records
@@ -27,6 +31,15 @@ from training.files import write_text
 from training.inference import predict
 from training.tasks import make_task
 from training.validity.judge import judge
+
+
+class _Split(BaseModel):
+    """What every reader of metrics.json needs of a split; other parts are checked where they are used."""
+
+    metrics: dict[str, MetricValue]
+
+
+_SPLITS = TypeAdapter(dict[str, _Split])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +68,25 @@ def calibration_info(checkpoint: Checkpoint) -> CalibrationInfo:
 def evaluate_rows(
     checkpoint: Checkpoint, arrays: Mapping[str, RowArray], target: NDArray[Any], split: str, *, with_validity: bool = True
 ) -> Evaluation:
-    """Score (N, columns) arrays against their target (N,), and check what explanations of them are worth."""
+    """Score (N, columns) arrays against their target (N,), and check what explanations of them are worth. Raises `RunError`."""
     output = predict(checkpoint.model, checkpoint.schema, arrays, workers=checkpoint.recipe.train.workers)
+    if not all(np.isfinite(array).all() for array in output.arrays):
+        raise RunError(f"{split}: the model answers with numbers that are not finite: are its weights damaged?")
     num_bootstraps = checkpoint.recipe.train.num_bootstraps
     metrics = make_task(checkpoint.task).evaluate(output.prediction, target, num_bootstraps=num_bootstraps)
-    explanation = explain_dataset(
-        output,
-        target,
-        task=checkpoint.task,
-        calibration=calibration_info(checkpoint),
-        experts=checkpoint.model.roles,
-        split=split,
-    )
-    started = time.perf_counter()
-    validity = judge(checkpoint, arrays, output, split, calibration_info(checkpoint)) if with_validity else None
+    try:
+        explanation = explain_dataset(
+            output,
+            target,
+            task=checkpoint.task,
+            calibration=calibration_info(checkpoint),
+            experts=checkpoint.model.roles,
+            split=split,
+        )
+        started = time.perf_counter()
+        validity = judge(checkpoint, arrays, output, split, calibration_info(checkpoint)) if with_validity else None
+    except ValidationError as error:  # of figures that are not finite
+        raise RunError(f"{split}: the model cannot be explained: {sentence(error.errors()[0])}") from None
     return Evaluation(output, target, metrics, explanation, validity, time.perf_counter() - started)
 
 
@@ -100,11 +118,15 @@ def read_metrics(run: Path) -> dict[str, Any]:
     """RUN/metrics.json. Raises `RunError`."""
     path = run / METRICS_FILE
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
+        document: dict[str, Any] = parse_json(read_file(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; expected a folder of a finished python -m training fit") from None
-    except ValueError as error:
+    except DocumentError as error:
         raise RunError(f"{path}: is damaged ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("splits"), dict):
         raise RunError(f"{path}: is damaged (expected the metrics of splits)")
+    try:
+        _SPLITS.validate_python(document["splits"])
+    except ValidationError as error:
+        raise RunError(f"{path}: is damaged (splits.{sentence(error.errors()[0])})") from None
     return document

@@ -1,7 +1,6 @@
 """A recipe: one TOML file that says everything about a run, checked before anything starts."""
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from service.bundle.card import ModelCard, unstated_card
+from service.bundle.documents import MAX_TOML_BYTES, DocumentError, parse_toml, read_file
 from training.config import Config, sentence
 from training.data.config import DataConfig
 from training.data.source import read_options
@@ -61,11 +61,11 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     Raises `RecipeError` with one line per problem: the key, what was expected and what was found.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = parse_toml(read_file(path, MAX_TOML_BYTES))
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: is not valid TOML: {error}") from error
+    except DocumentError as error:
+        raise RecipeError(f"{path}: {error}") from error
     for override in overrides:
         _apply(document, override)
     return parse_recipe(document, str(path))
@@ -77,6 +77,8 @@ def parse_recipe(document: Mapping[str, Any], name: str) -> Recipe:
         # By way of JSON, because pydantic's strict mode then takes arrays for tuples and strings for paths, nothing else.
         recipe = Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
         read_options(recipe.data)
+    except RecursionError:
+        raise RecipeError(f"{name}: is nested too deep") from None
     except ValidationError as error:
         raise RecipeError("\n".join(f"{name}: {sentence(problem)}" for problem in error.errors(include_url=False))) from None
     except RecipeError as error:
@@ -115,6 +117,6 @@ def _apply(document: dict[str, Any], override: str) -> None:
 
 def _toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}".encode("utf-8", "surrogatepass"))["value"]
+    except DocumentError:
         return text

@@ -14,7 +14,6 @@ import multiprocessing
 import operator
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from service.bundle.documents import MAX_TOML_BYTES, DocumentError, parse_toml, read_file
 from training.checkpoint import METRICS_FILE
 from training.errors import RecipeError, RunError
 from training.evaluation import read_metrics
@@ -79,8 +79,8 @@ def read_variants(path: Path) -> list[Setting]:
     Raises `RecipeError`.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = parse_toml(read_file(path, MAX_TOML_BYTES))
+    except (OSError, DocumentError) as error:
         raise RecipeError(f"{path}: cannot be read as TOML: {error}") from error
     if wrong := [name for name, table in document.items() if not isinstance(table, dict)]:
         raise RecipeError(f"{path}: {wrong[0]}: expected a table of recipe values")
@@ -95,7 +95,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield f"{prefix}{key}={json.dumps(value, default=str)}"
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -11,13 +11,15 @@ import math
 import re
 import secrets
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.bundle.documents import MAX_TOML_BYTES, DocumentError, parse_toml, read_file
+from service.bundle.errors import one_line
 
 Scope = Literal["predict", "explain", "metrics", "audit", "outcomes", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -28,6 +30,9 @@ _LOOK_EVERY_S = 1.0
 class KeysError(ValueError):
     """A file of keys cannot be used; the message holds no key and no hash."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class KeyEntry(BaseModel):
     """One key of the file."""
@@ -37,8 +42,8 @@ class KeyEntry(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: frozenset[Scope] = Field(min_length=1)
-    per_second: float | None = Field(default=None, gt=0)  # requests on average; None: as many as the service takes
-    burst: int = Field(default=20, ge=1)  # requests at once after a pause
+    per_second: float | None = Field(default=None, ge=1e-6, le=1e6)  # requests on average; None: as many as the service takes
+    burst: int = Field(default=20, ge=1, le=1_000_000)  # requests at once after a pause
 
 
 class _KeysFile(BaseModel):
@@ -139,9 +144,9 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 def read_keys(path: Path) -> tuple[KeyEntry, ...]:
     """The keys of a file. Raises `KeysError`."""
     try:
-        entries = _KeysFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).keys
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise KeysError(f"{path}: cannot be read as TOML ({type(error).__name__})") from None
+        entries = _KeysFile.model_validate(parse_toml(read_file(path, MAX_TOML_BYTES))).keys
+    except (OSError, DocumentError) as error:  # a parser's words might hold a key
+        raise KeysError(f"{path}: cannot be read as TOML ({type(error.__cause__ or error).__name__})") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -58,6 +58,13 @@ class Attribution:
         columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
         return cls(columns, *(np.concatenate([getattr(part, name) for part in parts]) for name in _PER_EXPERT))
 
+    def fits(self, schema: FeatureSchema, *, num_rows: int, num_experts: int) -> bool:
+        """Whether every array has the shape that it must have for so many records and experts."""
+        widths = {modality.name: modality.width for modality in schema.modalities}
+        columns = {name: (num_rows, num_experts, width) for name, width in widths.items()}
+        others = {getattr(self, name).shape for name in _PER_EXPERT}
+        return {name: array.shape for name, array in self.columns.items()} == columns and others == {(num_rows, num_experts)}
+
     def is_finite(self) -> bool:
         """Whether every number is one."""
         return all(np.isfinite(array).all() for array in (*self.columns.values(), self.base, self.contribution, self.gap))

@@ -1,10 +1,10 @@
 """Which bundle to serve: a bundle itself, or of a folder of bundles the pinned version or the newest."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from service.bundle.documents import MAX_JSON_BYTES, parse_json, read_file
 from service.bundle.errors import BundleError
 from service.bundle.store import MANIFEST_FILE
 
@@ -29,9 +29,12 @@ def find_bundle(path: Path, version: str | None = None) -> Found:
     Whether it is whole is seen when it is opened: one that is not must not hide behind an older one that nobody chose.
     Raises `BundleError` where there is none.
     """
-    if (path / MANIFEST_FILE).is_file():
-        return _found(path)
-    folders = sorted(child for child in path.iterdir() if (child / MANIFEST_FILE).is_file()) if path.is_dir() else []
+    try:
+        if (path / MANIFEST_FILE).is_file():
+            return _found(path)
+        folders = sorted(child for child in path.iterdir() if (child / MANIFEST_FILE).is_file()) if path.is_dir() else []
+    except OSError as error:  # no right to look, or no name that a file can have
+        raise BundleError(f"{path}: cannot be looked at ({error.strerror})") from None
     bundles = [child for child in folders if not child.name.startswith(".")]  # those are being written
     if not bundles:
         expected = "a bundle, or a folder of bundles"
@@ -49,9 +52,9 @@ def find_bundle(path: Path, version: str | None = None) -> Found:
 def _candidate(path: Path) -> _Candidate:
     """What is read of a manifest to choose by; one that cannot be read is the oldest."""
     try:
-        document: Any = json.loads((path / MANIFEST_FILE).read_bytes())
+        document: Any = parse_json(read_file(path / MANIFEST_FILE, MAX_JSON_BYTES))
         created, version = datetime.fromisoformat(document["created"]), str(document["version"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return _Candidate(datetime.min.replace(tzinfo=UTC), "unreadable", path)
     return _Candidate(created if created.tzinfo else created.replace(tzinfo=UTC), version, path)
 

@@ -7,12 +7,33 @@
     RuntimeError
       InferenceError        the graph could not be run, or answered with something that is not a number
 
-No message here ever holds a patient's value: a problem names the place and what was expected, not what was sent.
+No message here ever holds a patient's value: a problem names the place and what was expected, not what was sent. What a message
+repeats of a file may be anything, so every message is made one line of printable characters and of bounded length.
 """
 
 from typing import NamedTuple
 
 _NUM_TOLD = 10  # problems in an error's one-line message; its `problems` hold more
+_MAX_LINE, _MAX_LINES = 1000, 50  # characters of a message, and lines of one that has several
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or its start and its end where it is longer than `limit` characters."""
+    half = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def one_line(text: str) -> str:
+    """A message as one line that a log and a terminal can take, whatever it repeats."""
+    line = shortened(text, _MAX_LINE)
+    return line if line.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in line)
+
+
+def short_lines(text: str) -> str:
+    """A message that tells one mistake a line: so many lines at most, each as `one_line` makes it."""
+    lines = text.split("\n")
+    more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+    return "\n".join([*map(one_line, lines[:_MAX_LINES]), *more])
 
 
 class Problem(NamedTuple):
@@ -42,6 +63,9 @@ def and_more(count: int) -> str:
 class BundleError(ValueError):
     """The folder cannot be served: missing, damaged, of another format version, or inconsistent."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 class TextEncoderError(BundleError):
     """A text encoder's files are missing, changed, or not what this version can run."""
@@ -54,8 +78,11 @@ class InvalidRecordError(ValueError):
         """Keep `problems`; the message is the first of them on one line."""
         self.problems = tuple(problems)
         more = f"; and {len(problems) - _NUM_TOLD} more" if len(problems) > _NUM_TOLD else ""
-        super().__init__("; ".join(map(str, problems[:_NUM_TOLD])) + more)
+        super().__init__(one_line("; ".join(map(str, problems[:_NUM_TOLD])) + more))
 
 
 class InferenceError(RuntimeError):
     """The graph failed, or its output broke a promise of the bundle."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))

@@ -22,6 +22,7 @@ from service.bundle.text import tfidf_vector
 FloatArray = NDArray[np.float32]
 Encoded = tuple[float | FloatArray, str | None]  # what goes into the columns, and a warning
 _PLAIN_NUMBERS = {float, int}
+MAX_TOKENS = 1 << 16  # of a text encoder's chunk: the longest is read whole before a bundle is served
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KIND_NAMES = {str: "a string", bool: "a boolean", list: "a list", tuple: "a list", dict: "an object", NoneType: "null"}
 # Whole numbers as pandas and spreadsheets write them when a column has gaps.
@@ -347,7 +348,7 @@ class EmbeddedTextFeature(BaseFeature):
     dimension: PositiveInt
     pooling: Pooling = "mean"  # of token vectors: their mean, the first, or as the graph itself does
     normalise: bool = True  # to a Euclidean norm of 1
-    max_tokens: PositiveInt  # that the graph reads at once, special ones included
+    max_tokens: int = Field(ge=1, le=MAX_TOKENS)  # that the graph reads at once, special ones included
     max_chunks: PositiveInt  # of so many tokens; what is beyond them is not read
     _encoder: Embedder | None = PrivateAttr(default=None)
 

@@ -244,7 +244,7 @@ class AttributionInfo(Frozen):
     """The second graph, `attribution.onnx`: which features drove each expert's contribution towards one label."""
 
     method: str
-    num_points: int  # states between baseline and record at which the model is asked, of one record
+    num_points: int = Field(ge=1)  # states between baseline and record at which the model is asked, of one record
     baseline: str  # in words
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]

@@ -24,6 +24,11 @@ class Output:
     def __len__(self) -> int:
         return len(self.prediction)
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """All four, in the order of `OUTPUT_NAMES`."""
+        return self.prediction, self.logits, self.expert_weights, self.expert_logits
+
     def rows(self, rows: slice | NDArray[np.intp]) -> "Output":
         """The output of some of the records."""
         return Output(self.prediction[rows], self.logits[rows], self.expert_weights[rows], self.expert_logits[rows])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 # ONNX Runtime's builds report usage to their maker unless told not to before the import. A hospital's must not.
@@ -70,6 +71,12 @@ def _session_options(num_threads: int) -> ort.SessionOptions:
     return options
 
 
+def _check_readable(session: ort.InferenceSession) -> None:
+    """Look at all names once: bytes of a graph that are no text make ONNX Runtime fail whenever they are asked for."""
+    for tensor in (*session.get_inputs(), *session.get_outputs()):
+        _ = tensor.name, tensor.type, tensor.shape
+
+
 def text_session(graph: bytes) -> ort.InferenceSession:
     """The graph of a text encoder, on the CPU and on one thread, which leaves no sum to chance.
 
@@ -77,13 +84,15 @@ def text_session(graph: bytes) -> ort.InferenceSession:
     Raises `BundleError`.
     """
     try:
-        return ort.InferenceSession(graph, _session_options(1), providers=[CPU])
+        session = ort.InferenceSession(graph, _session_options(1), providers=[CPU])
+        _check_readable(session)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise BundleError(f"ONNX Runtime cannot load the text encoder's graph ({reason})") from error
+    return session
 
 
-def _cuda_session(model: str, options: ort.SessionOptions) -> ort.InferenceSession | None:
+def _cuda_session(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession | None:
     if CUDA not in ort.get_available_providers() or num_cuda_devices() == 0:
         return None
     ort.preload_dlls()
@@ -170,7 +179,7 @@ class Predictor:
         """
         self.manifest = bundle.manifest
         self._bundle, self._num_threads = bundle, num_threads
-        self._session = self._open_session(str(bundle.model_path), provider, _session_options(num_threads))
+        self._session = self._open_session(bundle.model_path, provider, _session_options(num_threads))
         self._check_interface()
         self._runners: dict[str, Runner] = {TOGETHER: self._session}
         self.ways: list[str] = [TOGETHER]  # by which of them batches of up to 1, 2, 4, ... rows are run, and larger ones
@@ -178,18 +187,21 @@ class Predictor:
         self._opening = threading.Lock()
 
     @staticmethod
-    def _open_session(model: str, provider: ProviderChoice, options: ort.SessionOptions) -> ort.InferenceSession:
+    def _open_session(path: Path, provider: ProviderChoice, options: ort.SessionOptions) -> ort.InferenceSession:
+        """Taken from memory, so that weights in files beside it, which no hash in the manifest covers, are refused."""
         try:
+            model = path.read_bytes()
             session = _cuda_session(model, options) if provider != "cpu" else None
             if session is None and provider == "cuda":
                 raise InferenceError(f"CUDA was asked for, but no GPU can be used ({num_cuda_devices()} devices seen)")
             session = session or ort.InferenceSession(model, options, providers=[CPU])
+            _check_readable(session)
             session.disable_fallback()  # a GPU failure must be an error, not a silent rebuild on the CPU
         except InferenceError:
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
-            raise BundleError(f"{model}: ONNX Runtime cannot load the graph ({reason})") from error
+            raise BundleError(f"{path}: ONNX Runtime cannot load the graph ({reason})") from error
         return session
 
     def _check_interface(self) -> None:
@@ -214,25 +226,36 @@ class Predictor:
             output = Output(*self._runners[way].run(OUTPUT_NAMES, arrays))
         except Exception as error:
             raise InferenceError(f"the graph could not be run ({type(error).__name__})") from error
-        if not all(np.isfinite(getattr(output, name)).all() for name in OUTPUT_NAMES):
+        found, expected = [array.shape for array in output.arrays], self._shapes(_num_rows(arrays))
+        if found != expected:
+            raise InferenceError(f"expected a graph that answers arrays of shapes {expected}, found {found}")
+        if not all(np.isfinite(array).all() for array in output.arrays):
             raise InferenceError("the graph answered with a number that is not finite")
         return output
+
+    def _shapes(self, num_rows: int) -> list[tuple[int, ...]]:
+        num_experts, num_labels = len(self.manifest.experts), len(self.manifest.task.labels)
+        return [(num_rows, num_labels), (num_rows, num_labels), (num_rows, num_experts), (num_rows, num_experts, num_labels)]
 
     def tune(self, largest: int) -> None:
         """Find how batches of 1, 2, 4, ... up to `largest` rows are run fastest, and run them so from now on.
 
         All threads at one operator suit large graphs; a share of the rows for each thread suits many rows; a single row of a
         small graph is fastest alone, since waking threads costs more than they bring. Takes well under a second; does nothing
-        on a GPU, where there is one thread anyway, and where weights are too large to be held twice.
+        on a GPU, where there is one thread anyway, and where weights are too large to be held twice. Raises `InferenceError`.
         """
         size = self._bundle.model_path.stat().st_size
         if self.provider != CPU or self._num_threads == 1 or size > _LARGEST_TWICE:
             return
-        single = self._open_session(str(self._bundle.model_path), "cpu", _session_options(1))
+        single = self._open_session(self._bundle.model_path, "cpu", _session_options(1))
         runners = {ALONE: single, ROWS: RowParallel(single, self._num_threads), TOGETHER: self._session}
         row = self.manifest.features.encode(self.manifest.example.record).arrays
         batches = (self.manifest.features.stack([row] * num_rows) for num_rows in _doubling(largest))
-        self._runners, self.ways = runners, [_fastest(runners, arrays) for arrays in batches]
+        try:
+            ways = [_fastest(runners, arrays) for arrays in batches]
+        except Exception as error:
+            raise InferenceError(f"the graph could not be run with several rows ({type(error).__name__})") from error
+        self._runners, self.ways = runners, ways
 
     def attribute(self, arrays: Mapping[str, FloatArray], label: FloatArray) -> Attribution:
         """Which features drove each expert on (B, columns) arrays, towards the label of each row, one-hot (B, C).
@@ -245,6 +268,8 @@ class Predictor:
         except Exception as error:
             raise InferenceError(f"the attribution graph could not be run ({type(error).__name__})") from error
         attribution = Attribution.of(schema, found)
+        if not attribution.fits(schema, num_rows=_num_rows(arrays), num_experts=len(self.manifest.experts)):
+            raise InferenceError("the attribution graph answered with arrays of other shapes than the schema's")
         if not attribution.is_finite():
             raise InferenceError("the attribution graph answered with a number that is not finite")
         return attribution
@@ -257,7 +282,7 @@ class Predictor:
                     raise InferenceError("this bundle has no attribution graph")
                 provider: ProviderChoice = "cpu" if self.provider == CPU else "cuda"
                 try:
-                    self._attribution_session = self._open_session(str(path), provider, _session_options(self._num_threads))
+                    self._attribution_session = self._open_session(path, provider, _session_options(self._num_threads))
                 except BundleError as error:
                     raise InferenceError(str(error)) from error
             return self._attribution_session
@@ -271,15 +296,16 @@ class Predictor:
         manifest = self.manifest
         load_encoders(manifest.features)
         output = self.run(manifest.features.encode_many([manifest.example.record]))
-        worst = max(_difference(name, getattr(output, name)[0], getattr(manifest.example.answer, name)) for name in OUTPUT_NAMES)
+        answer = manifest.example.answer
+        worst = max(_difference(name, getattr(output, name)[0], getattr(answer, name)) for name in OUTPUT_NAMES)
         limit = max(REPLAY_TOLERANCE[manifest.graph.precision], TEXT_TOLERANCE if manifest.features.embedded else 0)
-        if worst > limit:
+        if not worst <= limit:  # NaN too
             raise InferenceError(f"the bundle's example answers {worst:.2g} away from its recorded answer (limit {limit:g})")
         return worst
 
 
 def _difference(name: str, found: FloatArray, recorded: Sequence[Any]) -> float:
-    expected = np.asarray(recorded, np.float32)
+    expected = np.asarray(recorded, np.float64)
     if found.shape != expected.shape:
         raise InferenceError(f"expected {name} of shape {expected.shape} for the bundle's example, found {found.shape}")
     return float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max())

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from service.bundle.errors import InvalidRecordError, Problem
+from service.bundle.errors import InvalidRecordError, Problem, shortened
 from service.bundle.features import (
     ArrayFeature,
     CategoricalFeature,
@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 Flat = Sequence[object] | NDArray[Any]
+MAX_COLUMNS = 1 << 24  # of a record, 64 MiB as float32: a scan of 256 x 256 x 256 cells
 MAX_PROBLEMS = 100  # of one record; a hostile record must not make a long answer
 _MAX_KEY_LENGTH = 64
 
@@ -236,6 +237,12 @@ class FeatureSchema(Frozen):
         names = [modality.name for modality in self.modalities]
         if len(set(names)) != len(names) or {"id"} & set(names):
             raise ValueError(f"modality names must be distinct and not 'id', found {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_record_fits_memory(self) -> "FeatureSchema":
+        if (width := sum(modality.width for modality in self.modalities)) > MAX_COLUMNS:
+            raise ValueError(f"expected {MAX_COLUMNS} columns at most in all modalities, found {shortened(str(width), 30)}")
         return self
 
     @cached_property

@@ -6,7 +6,6 @@ every other file.
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.bundle.documents import MAX_JSON_BYTES, DocumentError, parse_json, read_file
 from service.bundle.embedding import encoder_files, find_encoders
-from service.bundle.errors import BundleError, and_more
+from service.bundle.errors import BundleError, and_more, shortened
 from service.bundle.manifest import SUPPORTED_FORMAT_VERSIONS, FileInfo, Manifest
 
 MODEL_FILE = "model.onnx"
@@ -26,6 +26,7 @@ ATTRIBUTION_FILE = "attribution.onnx"  # optional: the graph that attributes con
 REFERENCE_FILE = "reference.json"
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 20
+_MAX_TOLD = 100  # characters of what was found
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,14 @@ class Bundle:
         return self.manifest.files[MODEL_FILE].sha256
 
     def reference(self) -> dict[str, Any]:
-        """The distributions seen on held-out rows."""
-        reference: dict[str, Any] = json.loads((self.path / REFERENCE_FILE).read_bytes())
+        """The distributions seen on held-out rows. Raises `BundleError` where the file has changed since it was opened."""
+        path = self.path / REFERENCE_FILE
+        try:
+            reference = parse_json(read_file(path, MAX_JSON_BYTES))
+        except (DocumentError, OSError) as error:
+            raise BundleError(f"{path}: {error}") from None
+        if not isinstance(reference, dict):
+            raise BundleError(f"{path}: expected a JSON object, found {type(reference).__name__}")
         return reference
 
 
@@ -87,21 +94,26 @@ def open_bundle(path: Path | str) -> Bundle:
             )
     for name, expected in manifest.files.items():
         _check_file(path, name, expected)
-    return Bundle(path, manifest.model_copy(update={"features": find_encoders(manifest.features, path)}))
+    bundle = Bundle(path, manifest.model_copy(update={"features": find_encoders(manifest.features, path)}))
+    bundle.reference()  # so that whoever asks for it later gets it
+    return bundle
 
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        text = path.read_bytes()
-        document = json.loads(text)
+        text = read_file(path, MAX_JSON_BYTES)
+        document = parse_json(text)
     except FileNotFoundError:
         raise BundleError(f"{path.parent}: has no {MANIFEST_FILE}, so it is not a bundle or was not written to the end") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except DocumentError as error:
+        raise BundleError(f"{path}: {error}") from None
+    except OSError as error:
         raise BundleError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version not in SUPPORTED_FORMAT_VERSIONS:
         expected = ", ".join(map(str, sorted(SUPPORTED_FORMAT_VERSIONS)))
-        raise BundleError(f"{path}: expected bundle format version {expected}, found {version!r}; export the model again")
+        found = shortened(repr(version), _MAX_TOLD)
+        raise BundleError(f"{path}: expected bundle format version {expected}, found {found}; export the model again")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -115,9 +127,12 @@ def _check_file(path: Path, name: str, expected: FileInfo) -> None:
     if Path(name).name != name:
         raise BundleError(f"{path}: the manifest names {name!r}, which is not a plain file name")
     file = path / name
-    if not file.is_file():
-        raise BundleError(f"{path}: {name} is missing")
-    found = file_info(file)
+    try:
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing")
+        found = file_info(file)
+    except OSError as error:  # a name too long for any file, or no right to read it
+        raise BundleError(f"{path}: {name} cannot be read ({error.strerror})") from None
     if found != expected:
         raise BundleError(
             f"{path}: {name} is damaged: expected {expected.bytes} bytes with sha256 {expected.sha256[:12]}..., "

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from service.bundle.errors import one_line
 from service.bundle.schema import Feature, FeatureSchema, NumericFeature
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -16,6 +17,9 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 class TableError(ValueError):
     """A file of rows cannot be used; the message names the file or column and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def read_table(path: Path | str) -> pl.DataFrame:

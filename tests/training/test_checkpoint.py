@@ -90,8 +90,6 @@ def test_a_checkpoint_that_lacks_a_part_is_told(small_run: Path, tmp_path: Path,
     document = load_document(small_run / CHECKPOINT_FILE)
     if how == "absent":
         del document[key]
-    elif key == "provenance":
-        return  # free to hold anything
     else:
         document[key] = {"nothing": "of use"}
     save_atomically(document, tmp_path / CHECKPOINT_FILE)
@@ -130,3 +128,19 @@ def test_a_save_is_whole(tmp_path: Path) -> None:
     save_atomically({"x": torch.arange(3)}, tmp_path / "x.pt")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
     assert torch.equal(torch.load(io.BytesIO((tmp_path / "x.pt").read_bytes()), weights_only=True)["x"], torch.arange(3))
+
+
+def test_a_model_larger_than_its_weights_is_never_built(small_run: Path, tmp_path: Path) -> None:
+    """Sizes are compared before memory is taken: this one would need terabytes."""
+    document = load_document(small_run / CHECKPOINT_FILE)
+    document["recipe"]["model"]["hidden_dim"] = 1 << 22
+    save_atomically(document, tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(RunError, match=r"weights .*: expected shape \(.*4194304.*\), found \("):
+        load_checkpoint(tmp_path)
+
+
+def test_a_format_that_is_no_number_is_told(tmp_path: Path) -> None:
+    """Not even compared: a tensor has no one answer to that."""
+    torch.save({"format": torch.ones(2)}, tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(RunError, match="expected checkpoint format 1, found tensor"):
+        load_checkpoint(tmp_path)

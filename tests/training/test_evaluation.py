@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import polars as pl
 import pytest
 
 from tests.training.small_data import ALL_MODALITIES, recipe, small_signal, small_table, write_data
-from training.checkpoint import load_checkpoint
+from training.checkpoint import METRICS_FILE, load_checkpoint
 from training.data.dataset import load_dataset
 from training.errors import DataError, RunError
 from training.evaluation import calibration_info, evaluate_file, evaluate_rows, read_metrics, write_metrics
@@ -125,3 +126,20 @@ def test_arrays_in_a_parquet_table_are_scored(rich_run: Path, tmp_path: Path) ->
     small_table().with_columns(pl.Series("signal", cells))[test].write_parquet(tmp_path / "other.parquet")
     found = evaluate_file(checkpoint, tmp_path / "other.parquet")
     np.testing.assert_array_equal(found.output.logits, evaluate_rows(checkpoint, *dataset.part("test"), "test").output.logits)
+
+
+@pytest.mark.parametrize("splits", [{"test": 1}, {"test": {}}, {"test": {"metrics": {"auroc": 0.5}}}, {"test": {"metrics": []}}])
+def test_metrics_of_another_form_are_told(tmp_path: Path, splits: dict[str, object]) -> None:
+    """Whoever edits metrics.json is told where it is no longer what it was."""
+    (tmp_path / METRICS_FILE).write_text(json.dumps({"splits": splits}))
+    with pytest.raises(RunError, match=r"metrics.json: is damaged \(splits.test"):
+        read_metrics(tmp_path)
+
+
+def test_a_model_that_answers_no_numbers_is_told(small_run: Path) -> None:
+    """Weights that are not numbers are damaged, and have no metrics."""
+    checkpoint = load_checkpoint(small_run)
+    for parameter in checkpoint.model.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(RunError, match="answers with numbers that are not finite"):
+        evaluate_file(checkpoint, small_run.parent / "table.csv")

@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 
 from tests.training.small_data import document, recipe, to_toml, write_recipe
+from tests.training.small_model import TASK, schema
 from training.errors import RecipeError
+from training.model.build import build_model
 from training.recipe import load_recipe, parse_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.toml"))
@@ -132,3 +134,47 @@ def test_toml_text_is_what_json_would_say() -> None:
     import tomllib
 
     assert tomllib.loads(to_toml(document())) == document()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a = " + "9" * 5000, "is not valid TOML (ValueError)"), ("a = " + "[" * 100_000, "is not valid TOML (RecursionError)"),
+     (".".join("a" * 5000) + " = 1", "is not valid TOML: expected keys of 100 parts at most")],
+    ids=["digits", "nested", "dotted"],
+)  # fmt: skip
+def test_a_file_that_the_parser_gives_up_on_is_told(tmp_path: Path, text: str, told: str) -> None:
+    """Limits of the parser are a line and not a traceback, and none is a matter of minutes."""
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError) as error:
+        load_recipe(tmp_path / "r.toml")
+    assert told in str(error.value)
+
+
+def test_overrides_that_are_nested_too_deep_are_told(tmp_path: Path) -> None:
+    """A key of thousands of sections is told as that; half characters of a terminal are told as text."""
+    path = write_recipe(tmp_path)
+    with pytest.raises(RecipeError, match="is nested too deep"):
+        load_recipe(path, ["data." + "a." * 5000 + "b=1"])
+    with pytest.raises(RecipeError, match="holds what JSON cannot: Invalid JSON: lone"):
+        load_recipe(path, ["train.epochs=\udcff"])
+
+
+def test_a_message_holds_little_of_a_recipe() -> None:
+    """However long a value and however many mistakes: short lines, and not too many."""
+    changes = {"train.epochs": "x" * 100_000, "train.batch_size": "a\nb", **{f"train.k{i}": 1 for i in range(100)}}
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(document(changes), "recipe")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "and 52 more"
+    assert all(line.isprintable() and len(line) < 200 for line in lines)
+
+
+@pytest.mark.parametrize("size", [1 << 40, 1 << 70])
+def test_a_model_that_no_memory_holds_is_told(size: int) -> None:
+    """Sizes that torch cannot make are one line."""
+    checked = recipe({"model.hidden_dim": size, "model.num_heads": 1})
+    with pytest.raises(RecipeError, match="model: cannot be built: are its sizes too large"):
+        build_model(checked.model, schema(), TASK)
+    with pytest.raises(RecipeError, match=r"model.num_layers: Input should be less than or equal to 256"):
+        recipe({"model.num_layers": size})

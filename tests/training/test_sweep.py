@@ -187,3 +187,11 @@ def test_runs_side_by_side_make_the_same_table(tmp_path: Path) -> None:
     (tmp_path / "taken" / grid[0].folder(0)).mkdir(parents=True)
     with pytest.raises(FileExistsError):
         sweep(RECIPE, grid, [0], tmp_path / "taken", CountingFit(), jobs=2)
+
+
+def test_a_date_among_variants_is_told(tmp_path: Path) -> None:
+    """TOML knows dates, which no value of a recipe is."""
+    path = tmp_path / "variants.toml"
+    path.write_text("late = { train.epochs = 1979-05-27 }")
+    with pytest.raises(RecipeError, match=r"train.epochs: Input should be a valid integer, found '1979-05-27'"):
+        runs(RECIPE, parse_grid([], read_variants(path)), [0], tmp_path, ())

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
-from service.bundle.features import Grouping, LoincCode, Pooling, Summary
+from service.bundle.features import MAX_TOKENS, Grouping, LoincCode, Pooling, Summary
 from service.bundle.manifest import RiskBand, TaskKind
 from training.config import Config
 
@@ -53,7 +53,7 @@ class TextConfig(Config):
     path: Path | None = None  # onnx: folder with model.onnx and tokenizer.json, relative to the recipe
     pooling: Pooling = "mean"  # onnx: of token vectors: their mean, the first, or as the graph itself does
     normalise: bool = True  # onnx: embeddings have a Euclidean norm of 1
-    max_tokens: int = Field(default=256, ge=1)  # onnx: read at once, special ones included
+    max_tokens: int = Field(default=256, ge=1, le=MAX_TOKENS)  # onnx: read at once, special ones included
     max_chunks: int = Field(default=4, ge=1)  # onnx: a longer text is read in so many parts, and no further
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from service.bundle.features import Grouping, UnfitValueError, code_groups, kind_of
 from service.bundle.schema import (
@@ -24,6 +25,7 @@ from service.bundle.schema import (
 )
 from service.bundle.tables import TableError, column_values
 from service.bundle.text import fit_tfidf
+from training.config import sentence
 from training.data.config import CodesConfig, DataConfig, ModalityConfig, TextConfig
 from training.data.embedded_text import fit_embedded_text
 from training.data.rows import Column, Columns, LazyRows, NpyRows, RowArray, kept_in_memory, map_npy
@@ -82,7 +84,10 @@ def fit_schema(
             fitted.append(Modality(name=name, features=tuple(_fit_features(name, config, columns[name], rows, folder))))
         except UnfitValueError as error:
             raise DataError(f"modality {name}: a training row {error}") from error
-    return FeatureSchema(modalities=tuple(fitted), missing=missing)
+    try:
+        return FeatureSchema(modalities=tuple(fitted), missing=missing)
+    except ValidationError as error:
+        raise DataError(f"modalities: {sentence(error.errors()[0])}") from None
 
 
 def _fit_features(

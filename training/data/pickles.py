@@ -156,20 +156,36 @@ def _reason(error: Exception) -> str:
 
 def _built(value: Any) -> Any:
     """What was recorded as plain values and numpy arrays."""
-    if isinstance(value, _Array):
-        value = value.value
-    if isinstance(value, np.ndarray):
-        return _built_array(value)
-    if isinstance(value, dict):
-        return {_built(key): _built(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_built(item) for item in value)
-    if not isinstance(value, _PLAIN):
-        raise pickle.UnpicklingError(f"holds a {type(value).__name__.lstrip('_')}")
-    return value
+    return _Builder().built(value)
 
 
-def _built_array(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype.kind != "O":
-        return array
-    return _objects([_built(item) for item in array.ravel()]).reshape(array.shape)
+class _Builder:
+    """Builds every part once, since a part may be named many times: lists of lists of one list are a file of a few bytes."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Any] = {}  # by the identity of what was recorded, which lives as long as the whole
+
+    def built(self, value: Any) -> Any:
+        """One part of what was recorded."""
+        if id(value) not in self._known:
+            self._known[id(value)] = self._build(value)
+        return self._known[id(value)]
+
+    def _build(self, value: Any) -> Any:
+        if isinstance(value, _Array):
+            value = value.value
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, dict):
+            return {self.built(key): self.built(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)([self.built(item) for item in value])
+        if not isinstance(value, _PLAIN):
+            raise pickle.UnpicklingError(f"holds a {type(value).__name__.lstrip('_')}")
+        return value
+
+    def _array(self, array: NDArray[Any]) -> NDArray[Any]:
+        if array.dtype.kind != "O":
+            return array
+        items = array.ravel().tolist()
+        return _objects([self.built(item) for item in items]).reshape(array.shape)

@@ -9,7 +9,7 @@ from torch import nn
 
 from service.bundle.manifest import ExpertInfo, TaskInfo
 from service.bundle.schema import FeatureSchema, Modality
-from training.config import Config
+from training.config import MAX_LAYERS, Config
 from training.errors import RecipeError
 from training.model.calibration import Calibration
 from training.model.encoders import ENCODERS, Encoder
@@ -43,7 +43,7 @@ class ReweightingConfig(Config):
 
     kind: Literal["mlp", "simple"] = "mlp"  # "simple": one learned vector for all samples, an ablation
     hidden_dim: int = Field(default=128, ge=1)
-    num_layers: int = Field(default=2, ge=1)
+    num_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)
     temperature: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)  # the released code fixes 0.5, whatever the experts' dropout
 
@@ -55,7 +55,7 @@ class ModelConfig(Config):
     fusion_options: dict[str, Any] = {}  # its own options
     hidden_dim: int = Field(default=128, ge=1)
     num_patches: int = Field(default=4, ge=1)  # tokens per modality
-    num_layers: int = Field(default=2, ge=1)
+    num_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)
     num_heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)  # in the experts
     missing: Literal["learned", "reject"] = "learned"  # a record without a whole modality: learned token, or refused
@@ -71,14 +71,18 @@ def build_model(config: ModelConfig, schema: FeatureSchema, task: TaskInfo) -> I
         raise RecipeError(f"model.encoders: {sorted(unknown)} are not modalities; expected {', '.join((DEFAULT, *schema.names))}")
     num_modalities, num_outputs = len(schema.modalities), len(task.labels)
     roles = expert_roles(schema, config.experts)
-    return I2MoE(
-        encoders=[_modality_encoder(config, modality, schema.missing) for modality in schema.modalities],
-        expert=_expert(config, num_modalities, num_outputs),
-        roles=roles,
-        reweighting=_reweighting(config, num_modalities, len(roles)),
-        calibration=Calibration(num_outputs, task.kind),
-        units=TargetUnits() if task.kind == "regression" else None,
-    )
+    try:
+        return I2MoE(
+            encoders=[_modality_encoder(config, modality, schema.missing) for modality in schema.modalities],
+            expert=_expert(config, num_modalities, num_outputs),
+            roles=roles,
+            reweighting=_reweighting(config, num_modalities, len(roles)),
+            calibration=Calibration(num_outputs, task.kind),
+            units=TargetUnits() if task.kind == "regression" else None,
+        )
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch's, at sizes that nobody has memory for
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"model: cannot be built: are its sizes too large? ({reason})") from error
 
 
 def with_fresh_experts(model: I2MoE, config: ModelConfig) -> I2MoE:

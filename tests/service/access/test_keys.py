@@ -90,7 +90,12 @@ HASH = "0" * 64
         ('[[keys]]\nname = "a"\nsha256 = "secret-word"\nscopes = ["predict"]', "keys.0.sha256"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\ncolour = 1', "keys.0.colour"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\nper_second = 0', "keys.0.per_second"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\nper_second = 1e-320', "keys.0.per_second"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\nper_second = inf', "keys.0.per_second"),
+        (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\nburst = 1{"0" * 400}', "keys.0.burst"),
         (f'[[keys]]\nname = "a"\nsha256 = "{HASH}"\nscopes = ["predict"]\n' * 2, "every name once"),
+        ("keys = " + "[" * 100_000, "cannot be read as TOML .RecursionError"),
+        ("keys = " + "9" * 5000, "cannot be read as TOML .ValueError"),
     ],
 )
 def test_a_bad_file_is_told_by_its_place(tmp_path: Path, text: str, why: str) -> None:

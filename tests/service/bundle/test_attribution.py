@@ -3,15 +3,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from service.bundle.__main__ import main
 from service.bundle.attribution import NUM_TOLD, Attribution, attribution_outputs, one_hot, tell_attribution, tell_attributions
 from service.bundle.errors import BundleError, InferenceError
 from service.bundle.features import ArrayFeature, CodesFeature, NumericFeature
+from service.bundle.manifest import AttributionInfo
 from service.bundle.predictor import Predictor
 from service.bundle.schema import FeatureSchema, Modality
-from service.bundle.store import ATTRIBUTION_FILE, open_bundle
-from tests.tiny_attribution import towards_dead, write_attributed_bundle
+from service.bundle.store import ATTRIBUTION_FILE, Bundle, open_bundle
+from tests.tiny_attribution import INFO, towards_dead, write_attributed_bundle
 from tests.tiny_bundle import write_tiny_bundle
 
 SCHEMA = FeatureSchema(
@@ -136,3 +138,19 @@ def test_a_file_is_scored_with_features(tmp_path: Path, capsys: pytest.CaptureFi
     command[1] = str(write_tiny_bundle(tmp_path / "plain").path)
     assert main([*command, "--features"]) == 1
     assert "has no graph that attributes contributions to features" in capsys.readouterr().err
+
+
+def test_attributions_of_another_shape_are_an_error(tmp_path: Path) -> None:
+    """A second graph that answers for other experts than the manifest names is found when it is asked, not told."""
+    bundle = write_attributed_bundle(tmp_path / "bundle")
+    experts = bundle.manifest.experts
+    fewer = Bundle(bundle.path, bundle.manifest.model_copy(update={"experts": experts[:2]}))
+    arrays = fewer.manifest.features.encode_many([fewer.manifest.example.record])
+    with pytest.raises(InferenceError, match="arrays of other shapes"):
+        Predictor(fewer, provider="cpu").attribute(arrays, one_hot(np.array([1]), 2))
+
+
+def test_a_path_has_points() -> None:
+    """Zero points would be divided by."""
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        AttributionInfo.model_validate(INFO.model_dump() | {"num_points": 0})

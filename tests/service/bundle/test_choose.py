@@ -74,3 +74,9 @@ def test_where_there_is_none_it_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="expected a bundle, or a folder of bundles"):
         find_bundle(tmp_path / name)
+
+
+def test_a_path_that_cannot_be_is_told() -> None:
+    """A name longer than the system takes is no bundle."""
+    with pytest.raises(BundleError, match="cannot be looked at"):
+        find_bundle(Path("x" * 5000))

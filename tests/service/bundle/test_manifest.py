@@ -91,6 +91,11 @@ CONTRADICTIONS = {
         r"expected an example answer of shapes .*, found .*\(1,\)",
     ),
     "a ragged answer": ("example.answer.expert_logits.0", [1.0], "inhomogeneous"),
+    "an array larger than memory": (
+        "features.modalities.0.features.0",
+        {"name": "scan", "kind": "array", "shape": [10**6, 10**6]},
+        "expected 16777216 columns at most in all modalities, found 1000000000003",
+    ),
     "a feature of unknown kind": ("features.modalities.0.features.0.kind", "date", "does not match any of the expected tags"),
 }
 

@@ -372,3 +372,68 @@ def test_timing_takes_the_fastest_call() -> None:
     calls = []
     assert module._fastest_s(lambda: calls.append(1)) >= 0
     assert len(calls) == module._NUM_TIMED + 1
+
+
+def external(graph: onnx.ModelProto) -> None:
+    """The graph's weights are in a file beside it."""
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == "mix")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": REFERENCE_FILE, "offset": "0", "length": "128"}.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def test_weights_beside_a_graph_are_refused(tmp_path: Path) -> None:
+    """The manifest's hash of the graph does not cover them."""
+    graph = tiny_graph()
+    external(graph)
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph"):
+        Predictor(bundle_around(graph, tmp_path / "bundle"), provider="cpu")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """A name of a graph whose bytes are damaged is told as a graph that cannot be loaded."""
+    damaged = tiny_graph().SerializeToString().replace(b"Z\x1b\n\x04labs", b"Z\x1b\n\x04l\xffbs")
+    with pytest.raises(BundleError, match="ONNX Runtime cannot load the graph"):
+        Predictor(bundle_around(damaged, tmp_path / "bundle"), provider="cpu")
+
+
+def scalar_prediction(graph: onnx.ModelProto) -> None:
+    """The graph answers one number for a whole batch."""
+    graph.graph.node.append(onnx.helper.make_node("ReduceSum", ["prediction"], ["total"], keepdims=0))
+    graph.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("total", TensorProto.FLOAT, []))
+    graph.graph.node[-2].output[0], graph.graph.node[-1].input[0], graph.graph.node[-1].output[0] = "p", "p", "prediction"
+    graph.graph.output[0].name = "prediction"
+
+
+def test_an_answer_of_another_shape_is_an_error(tmp_path: Path) -> None:
+    """Rows of an answer that are not the records' never reach anybody."""
+    graph = tiny_graph()
+    scalar_prediction(graph)
+    predictor = Predictor(bundle_around(graph, tmp_path / "bundle"), provider="cpu")
+    with pytest.raises(InferenceError, match=r"answers arrays of shapes \[\(3, 2\).*found \[\(\)"):
+        predictor.run(some_arrays(3))
+    with pytest.raises(InferenceError, match="shapes"):
+        predictor.replay_example()
+
+
+@pytest.mark.parametrize("recorded", [1e39, -1e300])
+def test_replaying_notices_an_answer_that_no_float32_is(tmp_path: Path, recorded: float) -> None:
+    """Such a number is infinite as float32, and compared as that would be away from nothing."""
+    answer = tiny_answer().model_copy(update={"logits": (0.0, recorded)})
+    predictor = Predictor(write_tiny_bundle(tmp_path / "bundle", answer=answer), provider="cpu")
+    with pytest.raises(InferenceError, match="away from its recorded answer"):
+        predictor.replay_example()
+
+
+def test_a_graph_that_fails_on_several_rows_is_told(tmp_path: Path) -> None:
+    """It answers its example, and fails when it is timed with more rows than that."""
+    graph = tiny_graph()
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2]), "one_row"))
+    node = next(node for node in graph.graph.node if node.op_type == "Softmax")
+    node.output[0] = "every_row"
+    graph.graph.node.append(onnx.helper.make_node("Reshape", ["every_row", "one_row"], ["prediction"]))
+    predictor = Predictor(bundle_around(graph, tmp_path / "bundle"), provider="cpu", num_threads=2)
+    predictor.replay_example()
+    with pytest.raises(InferenceError, match="could not be run with several rows"):
+        predictor.tune(4)

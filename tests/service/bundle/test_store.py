@@ -1,6 +1,7 @@
 """The bundle on disk: whole or not there, and checked before it is believed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,3 +255,31 @@ def test_a_bundle_on_a_read_only_copy_opens(bundle: Bundle, tmp_path: Path) -> N
     copy.chmod(0o555)
     assert open_bundle(copy).manifest == bundle.manifest
     copy.chmod(0o755)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"edges": NaN}', "1e999", "[" * 100_000], ids=["list", "cut", "nan", "inf", "deep"])
+def test_a_reference_that_is_no_document_is_refused(bundle: Bundle, text: str) -> None:
+    """Found when a bundle is opened, not when somebody asks for what it holds, though its hash is right."""
+    (bundle.path / REFERENCE_FILE).write_text(text)
+    info = file_info(bundle.path / REFERENCE_FILE).model_dump()
+    assert "reference.json: " in refusal(edit(bundle, lambda document: document["files"].update({REFERENCE_FILE: info})))
+
+
+def test_a_manifest_that_never_ends_is_refused(bundle: Bundle) -> None:
+    """A pipe in its place is not waited for."""
+    (bundle.path / MANIFEST_FILE).unlink()
+    os.mkfifo(bundle.path / MANIFEST_FILE)
+    assert "manifest.json: is no regular file" in refusal(bundle.path)
+
+
+def test_a_name_that_no_file_can_have_is_refused(bundle: Bundle) -> None:
+    """A name longer than the system takes is told as one."""
+    info = {"sha256": "0" * 64, "bytes": 0}
+    assert "cannot be read (File name too long)" in refusal(edit(bundle, lambda d: d["files"].update({"x" * 5000: info})))
+
+
+def test_a_message_holds_little_of_a_manifest(bundle: Bundle) -> None:
+    """A version of a million characters and a key of several lines are told in one short line."""
+    assert len(refusal(edit(bundle, lambda document: document.update(format_version="x" * 1_000_000)))) < 1100
+    edit(bundle, lambda document: document.update(format_version=3))
+    assert "a b: Extra inputs" in refusal(edit(bundle, lambda document: document.update({"a\nb": 1})))

@@ -238,3 +238,15 @@ def test_padding_in_front_is_moved_behind(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array[2, :20], content["train"][name][2, 30:])
         assert (array[2, 20:] == 0).all()
         np.testing.assert_array_equal(array[3], content["train"][name][3])
+
+
+def test_lists_of_one_list_take_no_longer_than_it(tmp_path: Path) -> None:
+    """Ten times ten times ... of one list, forty times over, are a file of some hundred bytes and not of ages."""
+    content: list[Any] = ["x"]
+    for _ in range(40):
+        content = [content] * 10
+    path = tmp_path / "many.pkl"
+    path.write_bytes(pickle.dumps(content))
+    assert path.stat().st_size < 2000
+    found = read_pickle(path)
+    assert all(inner is found[0] for inner in found)

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.bundle.schema import Modality
-from training.config import Config
+from training.config import MAX_LAYERS, Config
 from training.model.dropout import Dropout
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.expansion import ColumnExpansion
@@ -28,7 +28,7 @@ class MLPEncoder(Encoder):
         """Options of the MLP encoder."""
 
         hidden: int = Field(default=128, ge=1)
-        num_layers: int = Field(default=2, ge=1)  # Linear layers, the last one included
+        num_layers: int = Field(default=2, ge=1, le=MAX_LAYERS)  # Linear layers, the last one included
         dropout: float = Field(default=0.1, ge=0, lt=1)  # after every hidden layer; the released code has 0.5
         raw: bool = False  # columns as they are
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.config import Config
+from training.config import MAX_LAYERS, Config
 from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.short_attention import pays, short_attention
@@ -94,7 +94,9 @@ class MulTFusion(Fusion):
     class Config(Config):
         """Options of the MulT backbone."""
 
-        num_self_layers: int = Field(default=1, ge=1)  # self-attention layers per target, after the cross-modal ones
+        num_self_layers: int = Field(
+            default=1, ge=1, le=MAX_LAYERS
+        )  # self-attention layers per target, after the cross-modal ones
 
     target_S: Tensor
     source_S: Tensor
