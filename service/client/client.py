@@ -2,14 +2,12 @@
 
 import asyncio
 import time
-import uuid
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -17,16 +15,8 @@ from numpy.typing import NDArray
 
 from service.client import calls
 from service.client.calls import Arrays, Call, Explain, Record
-from service.client.credentials import AsyncCredentials, Credentials, Headers
-from service.client.errors import (
-    AnswerError,
-    GivenUpError,
-    InvalidInputError,
-    NoAnswerError,
-    ServiceError,
-    UnauthorizedError,
-    refusal,
-)
+from service.client.credentials import AsyncCredentials, Credentials
+from service.client.errors import InvalidInputError, ServiceError, UnauthorizedError, refusal
 from service.client.results import (
     ExplanationsResponse,
     FailedPrediction,
@@ -37,93 +27,15 @@ from service.client.results import (
     Prediction,
     PredictResponse,
 )
-from service.client.retries import STANDARD, Attempts, Retries
+from service.client.retries import Attempts
+from service.client.shared import Shared, check_concurrency, failed, only, request_id_of
 
 _T = TypeVar("_T")
-_Http = TypeVar("_Http", httpx.Client, httpx.AsyncClient)
-_Ask = TypeVar("_Ask", bound=Callable[[], object])  # what gives access tokens
 _AsksAsync = Callable[[], str | Awaitable[str]]
 Answered = Prediction | FailedPrediction
 
 
-class _Shared(ABC, Generic[_Http, _Ask]):
-    """Settings, and what leads from a call to a request."""
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        key: str | None = None,
-        token: str | _Ask | None = None,
-        retries: Retries = STANDARD,
-        timeout_s: float = 15.0,
-        max_instances: int = 256,
-        max_bytes: int = 1_900_000,
-        http: _Http | None = None,
-    ) -> None:
-        """Connect nothing yet. Raises `ValueError`.
-
-        Args:
-            url: where the service is, such as http://127.0.0.1:3000.
-            key: an API key, where the service has keys.
-            token: in its place an access token, or what gives one: it is asked when the first is needed, and again when the
-                service refuses the last (401), by one call at a time. For `AsyncClient` it may be asynchronous.
-            retries: how often and how long a call is tried.
-            timeout_s: for connecting, and for each wait for bytes of an answer; above the service's I2MOE_TIMEOUT_S.
-            max_instances: records in one request; at most the service's I2MOE_MAX_INSTANCES.
-            max_bytes: of the records in one request; below the service's I2MOE_MAX_BODY_BYTES.
-            http: to use in place of a client of its own, for certificates or proxies; it is not closed.
-        """
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"expected a URL that begins with http:// or https://, found {url!r}")
-        if not (timeout_s > 0 and max_instances > 0 and max_bytes > 0):
-            raise ValueError(f"expected limits above zero, found {timeout_s=}, {max_instances=}, {max_bytes=}")
-        self._url, self._retries, self._timeout_s = url.rstrip("/"), retries, timeout_s
-        self._max_instances, self._max_bytes = max_instances, max_bytes
-        self._owns = http is None
-        self._begin(http, key=key, token=token)
-
-    @abstractmethod
-    def _begin(self, http: _Http | None, *, key: str | None, token: str | _Ask | None) -> None:
-        """Its kind of HTTP client, a new one where none is given, and its kind of credentials."""
-
-    def _options(self, call: Call[Any], request_id: str, shown: Headers) -> dict[str, Any]:
-        return {"content": call.body, "headers": {"X-Request-ID": request_id, **shown, **call.headers}}
-
-    def _timeout(self, left_s: float) -> float:
-        return min(self._timeout_s, left_s)
-
-    def _chunks(self, records: Iterable[Record]) -> Iterator[list[bytes]]:
-        return calls.chunks(records, max_instances=self._max_instances, max_bytes=self._max_bytes)
-
-
-def _failed(error: httpx.RequestError) -> ServiceError:
-    match error:
-        case httpx.DecodingError():
-            return AnswerError("expected a body in the encoding that its header names, found something else")
-        case httpx.TimeoutException():
-            kind: type[ServiceError] = GivenUpError
-        case _:
-            kind = NoAnswerError
-    return kind(f"no answer: {type(error).__name__}")
-
-
-def _check_concurrency(concurrency: int) -> None:
-    if concurrency < 1:
-        raise ValueError(f"expected at least one request at a time, found {concurrency=}")
-
-
-def _only(answer: PredictResponse) -> Prediction:
-    (prediction,) = answer.predictions
-    assert isinstance(prediction, Prediction)  # one record that does not fit refuses its request
-    return prediction
-
-
-def _request_id(given: str | None) -> str:
-    return uuid.uuid4().hex if given is None else calls.checked_id(given)
-
-
-class Client(_Shared[httpx.Client, Callable[[], str]]):
+class Client(Shared[httpx.Client, Callable[[], str]]):
     """Calls that wait for their answer. Safe to share among threads."""
 
     def _begin(self, http: httpx.Client | None, *, key: str | None, token: str | Callable[[], str] | None) -> None:
@@ -145,7 +57,7 @@ class Client(_Shared[httpx.Client, Callable[[], str]]):
 
     def predict(self, record: Record, *, explain: Explain = True, request_id: str | None = None) -> Prediction:
         """Score one record. Raises `InvalidInputError` where it does not fit, and any other `ServiceError`."""
-        return _only(self.predict_request([record], explain=explain, request_id=request_id))
+        return only(self.predict_request([record], explain=explain, request_id=request_id))
 
     def explain(self, record: Record, *, request_id: str | None = None) -> Prediction:
         """Score one record and attribute every expert's contribution to features. Takes many times as long."""
@@ -164,7 +76,7 @@ class Client(_Shared[httpx.Client, Callable[[], str]]):
         Records are taken as answers are: a generator of a billion is fine. Records that do not fit are answered with a
         `FailedPrediction`; whatever else fails ends the iteration with its `ServiceError`.
         """
-        _check_concurrency(concurrency)
+        check_concurrency(concurrency)
         chunks = self._chunks(records)
         with ThreadPoolExecutor(concurrency) as pool:
             waiting = deque(pool.submit(self._predict_chunk, chunk, explain) for chunk in islice(chunks, concurrency))
@@ -218,7 +130,7 @@ class Client(_Shared[httpx.Client, Callable[[], str]]):
             return False
 
     def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        request_id, renewed = _request_id(request_id), False
+        request_id, renewed = request_id_of(request_id), False
         attempts = Attempts(self._retries)
         while True:
             left, shown = attempts.begin(), self._credentials.headers()
@@ -226,7 +138,7 @@ class Client(_Shared[httpx.Client, Callable[[], str]]):
             try:
                 response = self._ask(call, attempts, timeout=self._timeout(left), **options)
             except httpx.RequestError as error:
-                failure: ServiceError = _failed(error)
+                failure: ServiceError = failed(error)
             else:
                 if response.is_success:
                     return call.read(response)
@@ -248,7 +160,7 @@ class Client(_Shared[httpx.Client, Callable[[], str]]):
         return httpx.Response(response.status_code, headers=headers, content=b"".join(pieces))
 
 
-class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
+class AsyncClient(Shared[httpx.AsyncClient, _AsksAsync]):
     """The same calls for asyncio."""
 
     def _begin(self, http: httpx.AsyncClient | None, *, key: str | None, token: str | _AsksAsync | None) -> None:
@@ -270,7 +182,7 @@ class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
 
     async def predict(self, record: Record, *, explain: Explain = True, request_id: str | None = None) -> Prediction:
         """As `Client.predict`."""
-        return _only(await self.predict_request([record], explain=explain, request_id=request_id))
+        return only(await self.predict_request([record], explain=explain, request_id=request_id))
 
     async def explain(self, record: Record, *, request_id: str | None = None) -> Prediction:
         """As `Client.explain`."""
@@ -287,7 +199,7 @@ class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
         self, records: Iterable[Record], *, explain: Explain = False, concurrency: int = 4
     ) -> AsyncIterator[Answered]:
         """As `Client.predict_many`."""
-        _check_concurrency(concurrency)
+        check_concurrency(concurrency)
         chunks = self._chunks(records)
         waiting = deque(asyncio.create_task(self._predict_chunk(chunk, explain)) for chunk in islice(chunks, concurrency))
         try:
@@ -336,7 +248,7 @@ class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
             return False
 
     async def _call(self, call: Call[_T], request_id: str | None) -> _T:
-        request_id, renewed = _request_id(request_id), False
+        request_id, renewed = request_id_of(request_id), False
         attempts = Attempts(self._retries)
         while True:
             left, shown = attempts.begin(), await self._credentials.headers()
@@ -347,7 +259,7 @@ class AsyncClient(_Shared[httpx.AsyncClient, _AsksAsync]):
                         call.method, self._url + call.path, timeout=self._timeout(left), **options
                     )
             except httpx.RequestError as error:
-                failure: ServiceError = _failed(error)
+                failure: ServiceError = failed(error)
             except TimeoutError:
                 raise attempts.given_up() from None
             else:

@@ -277,7 +277,7 @@ def test_no_value_is_in_metrics_or_refusals(caller: Caller) -> None:
 
 def test_no_value_is_in_traces(caller: Caller) -> None:
     """Spans hold routes, statuses and counts; what a caller says about its trace beside traceparent is not passed on."""
-    for name in ("read", "inference", "audit", "POST /outcomes", "POST /cds-services/{id}", "POST /v2/infer", "GET other"):
+    for name in ("read", "inference", "audit", "POST /outcomes", "POST /cds-services/{id}", "POST /v2/infer", "GET"):
         caller.collector.wait_for(name)
     assert [body for body in caller.collector.bodies if any(trace.encode() in body for trace in (*TRACES, NAME))] == []
 
