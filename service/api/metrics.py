@@ -41,7 +41,9 @@ SCORING_ROUTES = frozenset({"/predict", INFER_ROUTE, EVALUATE_ROUTE, CDS_ROUTES[
 RISK = "risk"  # in reference_share; the others are experts
 _OUTCOMES = {  # of predictions with outcomes, by the model's version
     "count": "Predictions whose outcome is known",
+    "events": "Events among them: what the stated probability is of came true",
     "auroc": "AUROC of predictions whose outcome is known",
+    "auroc_error": "Standard error of that AUROC",
     "brier": "Brier score of predictions whose outcome is known",
     "calibration": "Observed share of events less the mean stated risk, of predictions whose outcome is known",
 }
