@@ -36,10 +36,11 @@ HERE = Path(__file__).parent
 FIELDS = ("rps", "p50_ms", "p90_ms", "p99_ms")
 
 
-def load(port: int, body: Body, concurrency: int, seconds: float) -> dict[str, float]:
-    """Wrk's figures, and how many answers were no 200."""
+def load(port: int, body: Body, concurrency: int, seconds: float, *, pause_ms: int | None = None) -> dict[str, float]:
+    """Wrk's figures, and how many answers were no 200; each connection may pause after an answer, about so long."""
     command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(HERE / "post.lua")]
-    command += [f"http://127.0.0.1:{port}{body.url}", "--", str(body.path), *([body.json_bytes] if body.json_bytes else [])]
+    command += [f"http://127.0.0.1:{port}{body.url}", "--", str(body.path), body.json_bytes or "-"]
+    command += [] if pause_ms is None else [str(pause_ms)]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     figures: dict[str, float] = json.loads(told.strip().splitlines()[-1])
     return figures

@@ -1,12 +1,17 @@
--- Posts one body again and again, of which the first bytes are JSON where a second argument says how many; the last line of
--- the output is JSON.
+-- Posts one body again and again. Arguments: its file; how many of its first bytes are JSON, or - where all are; where connections
+-- are to pause after each answer, for how many milliseconds on average. The last line of the output is JSON.
 function init(args)
   local file = assert(io.open(args[1], "rb"))
+  local json_bytes = args[2] ~= "-" and args[2] or nil
   wrk.method = "POST"
   wrk.body = file:read("*a")
-  wrk.headers["Content-Type"] = args[2] and "application/octet-stream" or "application/json"
-  wrk.headers["Inference-Header-Content-Length"] = args[2]
+  wrk.headers["Content-Type"] = json_bytes and "application/octet-stream" or "application/json"
+  wrk.headers["Inference-Header-Content-Length"] = json_bytes
   file:close()
+  if args[3] then
+    local pause_ms = tonumber(args[3])
+    delay = function() return math.random(math.floor(pause_ms / 2), math.ceil(3 * pause_ms / 2)) end
+  end
 end
 
 function done(summary, latency, requests)
