@@ -1,10 +1,11 @@
 """Asks one thing again and again and keeps account of every answer; a process of its own beside the server.
 
-    python -m benchmarks.reliability.load --port P --body FILE --seconds S (--rate R | --clients N) [--leave SHARE]
+    python -m benchmarks.reliability.load --port P --body FILE --seconds S [--rate R] [--clients N] [--leave SHARE]
 
-With a rate, requests are due at random times (Poisson) whether or not earlier ones are answered, as patients arrive, and latency
-counts from the time a request was due. With clients, each asks as soon as it has its answer. No request is ever asked again.
-Every 200 must hold the probability that the first one held. Its only output is a line of JSON.
+With a rate, requests are due at random times (Poisson) whether or not earlier ones are answered, as patients arrive. Whichever
+client is idle asks, on the connection that it keeps; where none is, the request waits for one, and its latency counts from when it
+was due. Without a rate, each client asks as soon as it has its answer. No request is ever asked again. Every 200 must hold the
+probability that the first one held. Its only output is a line of JSON.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 _PROBABILITY = re.compile(rb'"probability":([0-9.e-]+)')
 _SAME = 1e-4  # the last bits depend on how a batch was run
 _LAST_ANSWER_S = 20.0
+_RECONNECT_S = 0.05
 
 
 @dataclass
@@ -29,9 +31,7 @@ class Account:
 
     started: float = field(default_factory=time.perf_counter)
     offered: int = 0
-    outcomes: Counter[str] = field(
-        default_factory=Counter
-    )  # by status; lost: hung up on; refused: no connection; left: our doing
+    outcomes: Counter[str] = field(default_factory=Counter)  # statuses; lost: hung up on; left: our doing
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)  # by status
     good_by_second: Counter[int] = field(default_factory=Counter)
     wrong: int = 0
@@ -132,65 +132,82 @@ class Load:
         self.account = Account()
         self._port, self._leave = port, leave
         self._idle: list[Lane] = []
+        self._waiting: deque[float] = deque()  # when requests were due that no lane was there for
         self._lanes: set[Lane] = set()
-        self._asks_again = False
+        self._openings: set[asyncio.Task[None]] = set()
+        self._asks_again = self._has_ended = False
         self._random = random.Random(0)  # noqa: S311 - arrivals
 
     def is_free(self, lane: Lane) -> None:
-        """A lane has its answer."""
-        if self._asks_again:
+        """A lane is new, or has its answer."""
+        if self._waiting:
+            self._ask(lane, self._waiting.popleft())
+        elif self._asks_again:
             self.account.offered += 1
-            lane.ask(time.perf_counter(), leave=False)
+            self._ask(lane, time.perf_counter())
         else:
             self._idle.append(lane)
 
+    def _ask(self, lane: Lane, due: float) -> None:
+        lane.ask(due, leave=self._random.random() < self._leave)
+
     def is_gone(self, lane: Lane) -> None:
-        """A lane is closed, by us or by the server."""
+        """A lane is closed, by us or by the server; another takes its place."""
         self._lanes.discard(lane)
         if lane in self._idle:
             self._idle.remove(lane)
+        if not self._has_ended:
+            opening = asyncio.create_task(self._open())
+            self._openings.add(opening)
+            opening.add_done_callback(self._openings.discard)
 
-    async def at_rate(self, rate: float, seconds: float) -> None:
+    async def at_rate(self, rate: float, num_clients: int, seconds: float) -> None:
         """Ask `rate` times a second on average."""
+        await self._connect(num_clients)
         due, end = time.perf_counter(), time.perf_counter() + seconds
-        openings: set[asyncio.Task[None]] = set()
         while due < end:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             while due <= time.perf_counter() and due < end:
                 self.account.offered += 1
-                leave = self._random.random() < self._leave
                 if self._idle:
-                    self._idle.pop().ask(due, leave=leave)
+                    self._ask(self._idle.pop(), due)
                 else:
-                    opening = asyncio.create_task(self._open(due, leave=leave))
-                    openings.add(opening)
-                    opening.add_done_callback(openings.discard)
+                    self._waiting.append(due)
                 due += self._random.expovariate(rate)
         await self._wait_for_last_answers()
 
     async def by_clients(self, num_clients: int, seconds: float) -> None:
         """Let every client ask as soon as it has its answer."""
+        await self._connect(num_clients)
         self._asks_again = True
-        for _ in range(num_clients):
-            self.account.offered += 1
-            await self._open(time.perf_counter(), leave=False)
+        while self._idle:
+            self.is_free(self._idle.pop())
         await asyncio.sleep(seconds)
         self._asks_again = False
         await self._wait_for_last_answers()
 
-    async def _open(self, due: float, *, leave: bool) -> None:
-        try:
-            _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(self), "127.0.0.1", self._port)
-        except OSError:
-            self.account.outcomes["refused"] += 1
+    async def _connect(self, num_clients: int) -> None:
+        for _ in range(num_clients):
+            await self._open()
+        self.account.started = time.perf_counter()
+
+    async def _open(self) -> None:
+        """One lane more, as soon as there is a server to connect to."""
+        while not self._has_ended:
+            try:
+                _, lane = await asyncio.get_running_loop().create_connection(lambda: Lane(self), "127.0.0.1", self._port)
+            except OSError:
+                await asyncio.sleep(_RECONNECT_S)
+                continue
+            self._lanes.add(lane)
+            self.is_free(lane)
             return
-        self._lanes.add(lane)
-        lane.ask(due, leave=leave)
 
     async def _wait_for_last_answers(self) -> None:
         give_up = time.perf_counter() + _LAST_ANSWER_S
         while self.account.outcomes.total() < self.account.offered and time.perf_counter() < give_up:
             await asyncio.sleep(0.05)
+        self._has_ended = True
         for lane in list(self._lanes):
             lane.hang_up()
 
@@ -201,15 +218,17 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--body", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rate", type=float, help="requests a second")
-    how.add_argument("--clients", type=int)
+    parser.add_argument("--rate", type=float, help="requests a second")
+    parser.add_argument("--clients", type=int, default=32, help="connections")
     parser.add_argument("--leave", type=float, default=0.0, help="share of requests whose client hangs up at once")
     args = parser.parse_args()
 
     async def play() -> Load:
         load = Load(args.port, args.body.read_bytes(), leave=args.leave)
-        await (load.at_rate(args.rate, args.seconds) if args.rate else load.by_clients(args.clients, args.seconds))
+        if args.rate:
+            await load.at_rate(args.rate, args.clients, args.seconds)
+        else:
+            await load.by_clients(args.clients, args.seconds)
         return load
 
     print(json.dumps(asyncio.run(play()).account.told(args.seconds)))
