@@ -226,7 +226,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 
 def tell(found: Mapping[str, Mapping[str, Any]]) -> None:
     """A table for a person."""
-    columns = ("offered", "200", "503", "504", "left", "lost", "unanswered", "wrong")
+    columns = ("offered", "200", "503", "504", "left", "lost", "unheard", "unanswered", "wrong")
     print(f"| scenario | {' | '.join(columns)} | p50 ms | p99 ms |\n|{' --- |' * (len(columns) + 3)}")
     for name, told in found.items():
         if "outcomes" in told:

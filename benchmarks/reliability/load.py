@@ -2,10 +2,14 @@
 
     python -m benchmarks.reliability.load --port P --body FILE --seconds S [--rate R] [--clients N] [--leave SHARE]
 
-With a rate, requests are due at random times (Poisson) whether or not earlier ones are answered, as patients arrive. Whichever
-client is idle asks, on the connection that it keeps; where none is, the request waits for one, and its latency counts from when it
+With a rate, requests are due at random times (Poisson) whether or not earlier ones are answered, as patients arrive. A client
+that is idle asks, on the connection that it keeps; where none is, the request waits for one, and its latency counts from when it
 was due. Without a rate, each client asks as soon as it has its answer. No request is ever asked again. Every 200 must hold the
-probability that the first one held. Its only output is a line of JSON.
+probability that the first one held. Its only output is a line of JSON, in which requests that ended without an answer are
+
+    lost     hung up on, on a connection on which the server had answered before
+    unheard  the same on a connection on which it never had: it waited in the system's queue when the server went
+    left     by us
 """
 
 import argparse
@@ -31,7 +35,7 @@ class Account:
 
     started: float = field(default_factory=time.perf_counter)
     offered: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)  # statuses; lost: hung up on; left: our doing
+    outcomes: Counter[str] = field(default_factory=Counter)  # by status, or see the module's text
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)  # by status
     good_by_second: Counter[int] = field(default_factory=Counter)
     wrong: int = 0
@@ -61,7 +65,7 @@ class Account:
             "outcomes": dict(self.outcomes),
             "unanswered": self.offered - self.outcomes.total(),
             "wrong": self.wrong,
-            "good_per_s": round(self.outcomes["200"] / seconds, 1),
+            "good_per_s": round(sum(self.good_by_second[second] for second in range(int(seconds))) / int(seconds), 1),
             "latency_ms": {status: _quantiles(found) for status, found in waits.items()},
             "good_by_second": [self.good_by_second[second] for second in range(int(seconds))],
         }
@@ -79,6 +83,7 @@ class Lane(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self._due: float | None = None
+        self._was_heard = False
         self._got = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,6 +108,7 @@ class Lane(asyncio.Protocol):
         length = _LENGTH.search(head) if found else None
         if length is None or len(body) < int(length[1]) or self._due is None:
             return
+        self._was_heard = True
         self._load.account.answered(head[9:12].decode(), self._due, bytes(body))
         self._got.clear()
         self._due = None
@@ -112,7 +118,7 @@ class Lane(asyncio.Protocol):
         """Note a request that was hung up on."""
         del exc
         if self._due is not None:
-            self._load.account.outcomes["lost"] += 1
+            self._load.account.outcomes["lost" if self._was_heard else "unheard"] += 1
         self._load.is_gone(self)
 
     def hang_up(self) -> None:
@@ -131,7 +137,7 @@ class Load:
         self.request = head.encode() + body
         self.account = Account()
         self._port, self._leave = port, leave
-        self._idle: list[Lane] = []
+        self._idle: deque[Lane] = deque()  # who has waited longest asks next, or the server would hang up on it
         self._waiting: deque[float] = deque()  # when requests were due that no lane was there for
         self._lanes: set[Lane] = set()
         self._openings: set[asyncio.Task[None]] = set()
@@ -170,7 +176,7 @@ class Load:
             while due <= time.perf_counter() and due < end:
                 self.account.offered += 1
                 if self._idle:
-                    self._ask(self._idle.pop(), due)
+                    self._ask(self._idle.popleft(), due)
                 else:
                     self._waiting.append(due)
                 due += self._random.expovariate(rate)
@@ -181,7 +187,7 @@ class Load:
         await self._connect(num_clients)
         self._asks_again = True
         while self._idle:
-            self.is_free(self._idle.pop())
+            self.is_free(self._idle.popleft())
         await asyncio.sleep(seconds)
         self._asks_again = False
         await self._wait_for_last_answers()
