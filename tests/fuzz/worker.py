@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 10.0  # for one file, on a machine that does other things too
+SECONDS = 10.0  # for one file, on a machine that does other things too; then it is ended
 _ROOM_BYTES = 4 << 30  # of address space, beyond what is there once everything is imported
-_MAX_GROWTH_KB = 1 << 20  # of resident memory, for one file of some kB
 _PAGE_BYTES = resource.getpagesize()
 _ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from training.checkpoint import CHECKPOINT_FILE, load_checkpoint, load_document, load_tensors, save_atomically, save_checkpoint
+from tests.training.small_data import recipe
+from training.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    load_checkpoint,
+    load_document,
+    load_tensors,
+    save_atomically,
+    save_checkpoint,
+)
 from training.errors import RunError
 from training.inference import predict
+from training.model.build import build_model
 
 
 class Evil:
@@ -144,3 +154,12 @@ def test_a_format_that_is_no_number_is_told(tmp_path: Path) -> None:
     torch.save({"format": torch.ones(2)}, tmp_path / CHECKPOINT_FILE)
     with pytest.raises(RunError, match="expected checkpoint format 1, found tensor"):
         load_checkpoint(tmp_path)
+
+
+def test_a_model_that_looks_at_its_numbers_is_loaded(small_run: Path, tmp_path: Path) -> None:
+    """An encoder that compares tensors while it is built cannot be described without memory; it is built all the same."""
+    given, changed = load_checkpoint(small_run), recipe({"model.encoders": {"default": {"kind": "mlp"}}})
+    model = build_model(changed.model, given.schema, given.task)
+    save_checkpoint(Checkpoint(model, changed, given.schema, given.task, given.provenance), tmp_path)
+    loaded = load_checkpoint(tmp_path).model.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())

@@ -48,7 +48,7 @@ class Columns:
 def one_hot_layout(columns: Columns) -> tuple[Tensor, Tensor]:
     """For every one-hot cell the column it looks at and the position it compares with: two (K,) tensors."""
     sizes = columns.vocabulary_sizes
-    source = torch.repeat_interleave(columns.categorical, torch.tensor(sizes, dtype=torch.long))
+    source = torch.repeat_interleave(columns.categorical, torch.tensor(sizes, dtype=torch.long), output_size=sum(sizes))
     position = torch.cat([torch.arange(size) for size in sizes]) if sizes else torch.empty(0)
     return source, position.float()
 

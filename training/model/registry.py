@@ -44,7 +44,7 @@ class Registry(dict[str, T]):
         module, _, attribute = path.partition(":")
         try:
             component: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # a module may do anything when it is imported
             raise RecipeError(f"{place}: {path!r} cannot be imported: {error}") from error
         if not (isinstance(component, type) and issubclass(component, self.base)):
             raise RecipeError(f"{place}: {path} is not a subclass of {self.base.__module__}.{self.base.__qualname__}")

@@ -50,6 +50,7 @@ def test_ones_own_components_get_their_options() -> None:
     ("kind", "told"),
     [("no_such_package:Encoder", "'no_such_package:Encoder' cannot be imported: No module named 'no_such_package'"),
      (f"{OWN}:Nothing", "cannot be imported: module .* has no attribute 'Nothing'"),
+     (".encoders:Encoder", "'.encoders:Encoder' cannot be imported: the 'package' argument .*"),
      (":Encoder", "':Encoder' cannot be imported: Empty module name"),
      (f"{OWN}:MeanFusion", "MeanFusion is not a subclass of training.model.encoders.base.Encoder"),
      ("os:system", "os:system is not a subclass of training.model.encoders.base.Encoder")],
