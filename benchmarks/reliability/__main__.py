@@ -201,18 +201,24 @@ def clients(bench: Bench) -> dict[str, Any]:
 
 
 def stop(bench: Bench) -> dict[str, Any]:
-    """SIGTERM at half of the peak, five times."""
+    """SIGTERM at half of the peak, five times; `begun` is what the service itself says that it has answered or left."""
     ends = []
     for _ in range(5):
-        with bench.service() as server:
+        with bench.service(ACCESS_LOG="true") as server:
             rate = float(bench.load(5.0, clients=_NUM_CLIENTS)["good_per_s"]) / 2
+            begun = _num_begun(server)
             load = bench.begin_load(6.0, rate=rate, clients=_NUM_HALF)
             time.sleep(4.0)
             server.process.send_signal(signal.SIGTERM)
             started = time.monotonic()
             status = server.process.wait(60)
-            ends.append({"exit_s": round(time.monotonic() - started, 2), "status": status, **account(load)["outcomes"]})
+            told = {"exit_s": round(time.monotonic() - started, 2), "status": status, **account(load)["outcomes"]}
+            ends.append(told | {"begun": _num_begun(server) - begun})
     return {"ends": ends}
+
+
+def _num_begun(server: Running) -> int:
+    return server.written.read_text(errors="replace").count(" POST /predict ")
 
 
 SCENARIOS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {

@@ -55,6 +55,7 @@ class Running:
     port: int
     ready_s: float
     process: subprocess.Popen[bytes]
+    written: Path  # what it has written to standard output and error
 
     def resident_mb(self) -> dict[str, float]:
         """Resident memory of the server's processes, the largest first."""
@@ -67,7 +68,7 @@ class Running:
 @contextmanager
 def serving(peer: Peer, bundle: Path, port: int, threads: int, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
     """The server in a process group of its own, until the block ends. `environment` adds variables."""
-    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as home, tempfile.NamedTemporaryFile() as log:
         own = {"I2MOE_BUNDLE": str(bundle), "PORT": str(port), "BENTOML_HOME": home}
         own |= {} if peer.own_threads else {"I2MOE_NUM_THREADS": str(threads)}
         variables = {**os.environ, **own, "BENTOML_DO_NOT_TRACK": "1", **(environment or {})}
@@ -76,7 +77,7 @@ def serving(peer: Peer, bundle: Path, port: int, threads: int, environment: Mapp
         process = subprocess.Popen(command, env=variables, start_new_session=True, stdout=log, stderr=log)
         try:
             _wait(process, port, peer.ready)
-            yield Running(port, time.monotonic() - started, process)
+            yield Running(port, time.monotonic() - started, process, Path(log.name))
         finally:
             _stop(process)
 
