@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -146,7 +147,8 @@ class Batcher(Generic[R]):
         self._changed = asyncio.Event()
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._consumer = asyncio.create_task(self._consume(), name="batcher")
+        # In a context of its own, or its log lines would be those of the request that had it made.
+        self._consumer = asyncio.create_task(self._consume(), name="batcher", context=Context())
 
     @property
     def depth(self) -> int:

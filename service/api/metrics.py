@@ -140,6 +140,9 @@ class Metrics:
             self.flagged.labels(flag)
         for error in (OverloadedError, DeadlineError):  # what alerts look for
             self.rejected.labels(error.code)
+        for route in SCORING_ROUTES:
+            for status in (200, 500, 503, 504):
+                self.request_duration.labels(route, str(status))
 
     def _histogram(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS) -> BatchHistogram:
         return BatchHistogram(f"i2moe_{name}", text, labels, buckets=buckets, registry=self._registry)

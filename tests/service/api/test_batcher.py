@@ -2,6 +2,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -355,6 +356,20 @@ def test_batches_and_depth_are_reported() -> None:
     play(scenario, on_batch=batches.append, on_depth=depths.append)
     assert [batch.num_samples for batch in batches] == [1, 2]
     assert depths == [1, 0, 1, 2, 0]
+
+
+def test_what_it_tells_belongs_to_no_request() -> None:
+    """A batcher that a request has made (POST /admin/reload) does not go on in that request's context."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen: list[str] = []
+
+    async def scenario() -> None:
+        request.set("reload")
+        async with batching(FakeModel(), on_batch=lambda _: seen.append(request.get())) as batcher:
+            await submit(batcher, 1)
+
+    asyncio.run(scenario())
+    assert seen == ["none"]
 
 
 def test_a_broken_observer_does_not_lose_answers(caplog: pytest.LogCaptureFixture) -> None:

@@ -242,6 +242,7 @@ def test_every_series_is_there_before_its_first_event(tiny_path: Path) -> None:
         'i2moe_missing_modality_total{modality="labs"} 0.0',
         'i2moe_expert_weight_count{expert="redundancy"} 0.0',
         'i2moe_rejected_total{reason="OVERLOADED"} 0.0',
+        'i2moe_request_duration_seconds_count{route="/predict",status="500"} 0.0',
         'i2moe_samples_total{outcome="error"} 0.0',
     ):
         assert series in text
