@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -53,8 +54,7 @@ class Bench:
     @contextmanager
     def service(self, bundle: Path | None = None, **settings: str) -> Iterator[Running]:
         """The service on its cores."""
-        cores = ",".join(map(str, sorted(psutil.Process().cpu_affinity())[:-1]))
-        peer = replace(OURS, command=("taskset", "-c", cores, *OURS.command))
+        peer = replace(OURS, command=("taskset", "-c", _service_cores(), *OURS.command))
         with serving(
             peer, bundle or self.bundle, self.port, 1, {f"I2MOE_{name}": value for name, value in settings.items()}
         ) as it:
@@ -75,6 +75,10 @@ class Bench:
     def peak(self) -> float:
         """Answers a second that clients get who never leave it without work."""
         return float(self.load(_PEAK_S, clients=_NUM_CLIENTS)["good_per_s"])
+
+
+def _service_cores() -> str:
+    return ",".join(map(str, sorted(psutil.Process().cpu_affinity())[:-1]))
 
 
 def account(load: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -128,6 +132,49 @@ def overload(bench: Bench) -> dict[str, Any]:
         "worst_10_s_of_peak": round(_worst(told["good_by_second"], 10) / peak, 3),
         "resident_mb": {"settled": round(settled[0], 1), "end": round(settled[-1], 1), "most": round(max(settled), 1)},
     }
+
+
+def proxy(bench: Bench) -> dict[str, Any]:
+    """The same behind nginx, on the service's cores, which refuses what is too much (deploy/proxy/nginx.conf, without TLS)."""
+    if (found := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
+        return {"missing": "nginx is not installed"}
+    with tempfile.TemporaryDirectory() as folder, bench.service():
+        before = bench.peak()
+        behind = replace(bench, port=bench.port + 1)
+        configuration = _without_tls(Path(folder), service_port=bench.port, port=behind.port)
+        user = " user root;" if os.geteuid() == 0 else ""
+        command = ["taskset", "-c", _service_cores(), found, "-c", str(configuration), "-e", "stderr", "-g", f"daemon off;{user}"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(1.0)
+            through = behind.peak()
+            told = account(behind.begin_load(bench.seconds, rate=3 * before, clients=_NUM_CROWD))
+        finally:
+            process.terminate()
+            process.wait(20)
+        after = bench.peak()
+    peak = (before + after) / 2
+    return told | {
+        "peak_per_s": [before, after],
+        "peak_through_proxy_per_s": through,
+        "goodput_of_peak": round(told["good_per_s"] / peak, 3),
+        "worst_10_s_of_peak": round(_worst(told["good_by_second"], 10) / peak, 3),
+    }
+
+
+def _without_tls(folder: Path, *, service_port: int, port: int) -> Path:
+    """The project's configuration for these ports, in plain HTTP: what TLS costs is the load's as well."""
+    text = (Path(__file__).parents[2] / "deploy" / "proxy" / "nginx.conf").read_text()
+    text = "\n".join(line for line in text.splitlines() if "ssl_" not in line)
+    replaced = {
+        "listen 8443 ssl": f"listen 127.0.0.1:{port}",
+        "127.0.0.1:3000": f"127.0.0.1:{service_port}",
+        "/tmp/": f"{folder}/",  # noqa: S108 - a part of that file
+    }
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    (folder / "nginx.conf").write_text(text)
+    return folder / "nginx.conf"
 
 
 def _worst(by_second: list[int], width: int) -> float:
@@ -223,6 +270,7 @@ def _num_begun(server: Running) -> int:
 
 SCENARIOS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
     "overload": overload,
+    "proxy": proxy,
     "kill": kill,
     "bundles": bundles,
     "clients": clients,

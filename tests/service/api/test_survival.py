@@ -198,6 +198,25 @@ def test_nonsense_is_refused_and_forgotten(server: Server, sent: bytes) -> None:
     assert is_well(server)
 
 
+@pytest.mark.parametrize("length", [b"Content-Length: 52428800", b"Transfer-Encoding: chunked"])
+def test_fifty_megabytes_are_refused_without_being_kept(server: Server, length: bytes) -> None:
+    """413 whether or not their length is told before, and the process does not grow by them."""
+    host, port = server.url.removeprefix("http://").split(":")
+    (worker,) = workers(server)
+    before = worker.memory_info().rss
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\n" + length + b"\r\n\r\n")
+        piece = b" " * (1 << 20)
+        with contextlib.suppress(OSError):  # the service may hang up before all is sent
+            for _ in range(50):
+                connection.sendall(b"100000\r\n" + piece + b"\r\n" if b"chunked" in length else piece)
+        answer = connection.recv(4096)
+    assert answer.split()[1] == b"413", answer[:200]
+    assert b"BODY_TOO_LARGE" in answer
+    assert worker.memory_info().rss - before < 20 << 20
+    assert is_well(server)
+
+
 DOCUMENTS = {
     "duplicate keys": (b'{"labs": {"crea": 1}, "labs": {"crea": 4}}', {200, 400, 422}),
     "deep": (b'{"instances": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", {400}),

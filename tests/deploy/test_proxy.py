@@ -1,0 +1,131 @@
+"""The proxy before the service: answers pass as they are, refusals of its own have the service's shape, and bounds hold."""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.deploy.proxy import CONFIGURATION, Proxy, running_proxy
+from tests.service.api.error_shape import assert_error
+from tests.serving import Server, free_port, running_server
+from tests.tiny_bundle import EXAMPLE_RISK, tiny_example, write_tiny_bundle
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service; what waits, waits a second."""
+    folder = tmp_path_factory.mktemp("service")
+    with running_server(write_tiny_bundle(folder / "bundle").path, folder, environment={"I2MOE_MAX_WAIT_MS": "1000"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that lets four requests through at once."""
+    changes = {"limit_conn scoring 256;": "limit_conn scoring 4;"}
+    with running_proxy(tmp_path_factory.mktemp("proxy"), service_port=int(server.url.rpartition(":")[2]), changes=changes) as it:
+        yield it
+
+
+def post(proxy: Proxy, document: Any, **options: Any) -> httpx.Response:
+    return httpx.post(f"{proxy.url}/predict", json=document, verify=proxy.trust, timeout=10, **options)
+
+
+def test_an_answer_passes_as_it_is(proxy: Proxy) -> None:
+    """The risk, the client's request id, and the service's own refusals."""
+    answer = post(proxy, tiny_example(), headers={"X-Request-ID": "visit-1"})
+    assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["probability"] == EXAMPLE_RISK
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "visit-1"
+    assert "max-age" in answer.headers["strict-transport-security"]
+    assert_error(post(proxy, {"labs": {"unknown": 1}}), 422, "INVALID_INPUT")
+
+
+def test_more_than_it_lets_through_is_refused_in_the_services_shape(proxy: Proxy) -> None:
+    """Beyond four at once: 503 with Retry-After, and the others are answered."""
+    with ThreadPoolExecutor(12) as pool:
+        answers = [*pool.map(lambda _: post(proxy, tiny_example()), range(12))]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert len(answers) - len(refused) >= 4
+    assert refused
+    for answer in refused:
+        assert "too many requests" in assert_error(answer, 503, "OVERLOADED")["error"]
+        assert answer.headers["retry-after"] == "1"
+    assert httpx.get(f"{proxy.url}/model", verify=proxy.trust).status_code == 200
+
+
+def test_what_is_too_large_is_refused_in_the_services_shape(proxy: Proxy) -> None:
+    """A body of 50 MB and a header of 50 kB; the service sees neither."""
+    body = httpx.post(f"{proxy.url}/predict", content=b"0" * (50 << 20), verify=proxy.trust, timeout=30)
+    assert_error(body, 413, "BODY_TOO_LARGE")
+    header = httpx.get(f"{proxy.url}/model", headers={"X-Long": "x" * 50_000}, verify=proxy.trust)
+    assert_error(header, 400, "INVALID_JSON")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/admin/reload"])
+def test_what_is_for_the_inside_is_not_there(proxy: Proxy, path: str) -> None:
+    """Whatever key a caller has."""
+    assert_error(httpx.post(f"{proxy.url}{path}", verify=proxy.trust), 404, "NOT_FOUND")
+
+
+def test_old_versions_of_tls_are_refused(proxy: Proxy) -> None:
+    """1.2 and 1.3 alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(proxy.certificate)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_clients_that_stall_never_reach_the_service(proxy: Proxy, server: Server) -> None:
+    """A body that does not come stays with the proxy, and its place is free again when the client has gone."""
+    before = _num_requests(server)
+    stalled = []
+    for _ in range(20):
+        connection = proxy.trust.wrap_socket(
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=5), server_hostname="127.0.0.1"
+        )
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: 99\r\n\r\n{")
+        stalled.append(connection)
+    assert server.post("/predict", tiny_example()).status_code == 200
+    for connection in stalled:
+        connection.close()
+    assert _num_requests(server) == before + 1
+    give_up = time.monotonic() + 10
+    while post(proxy, tiny_example()).status_code != 200 and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert post(proxy, tiny_example()).status_code == 200
+
+
+def _num_requests(server: Server) -> float:
+    """To /predict, whatever became of them."""
+    counted = [line for line in server.get("/metrics").text.splitlines() if 'duration_seconds_count{route="/predict"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in counted)
+
+
+def test_a_service_that_is_away_is_told_in_the_services_shape(tmp_path: Path) -> None:
+    """503, so that clients try again later."""
+    with running_proxy(tmp_path / "alone", service_port=free_port()) as alone:
+        answer = post(alone, tiny_example())
+    assert_error(answer, 503, "MODEL_NOT_READY")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_a_body_never_reaches_a_disk() -> None:
+    """Buffers hold what may be sent, and answers are not put aside."""
+    text = CONFIGURATION.read_text()
+    assert "client_max_body_size 2m;" in text
+    assert "client_body_buffer_size 2m;" in text
+    assert "proxy_max_temp_file_size 0;" in text
+    for line in (line for line in text.splitlines() if "return " in line and "'" in line):
+        json.loads(line.partition("'")[2].rpartition("'")[0])
