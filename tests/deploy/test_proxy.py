@@ -77,6 +77,7 @@ def test_what_is_for_the_inside_is_not_there(proxy: Proxy, path: str) -> None:
     assert_error(httpx.post(f"{proxy.url}{path}", verify=proxy.trust), 404, "NOT_FOUND")
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 def test_old_versions_of_tls_are_refused(proxy: Proxy) -> None:
     """1.2 and 1.3 alone."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
