@@ -49,9 +49,9 @@ class Server:
         """POST a JSON document."""
         return httpx.post(self.url + path, json=document, timeout=10.0)
 
-    def wait_until_status(self, path: str, status: int) -> httpx.Response:
+    def wait_until_status(self, path: str, status: int, *, within_s: float = START_TIMEOUT_S) -> httpx.Response:
         """GET `path` until it answers `status`; fails with the log when it never does."""
-        give_up = time.monotonic() + START_TIMEOUT_S
+        give_up = time.monotonic() + within_s
         while time.monotonic() < give_up and self.process.poll() is None:
             with contextlib.suppress(httpx.TransportError):
                 response = httpx.get(self.url + path, timeout=2.0)
@@ -99,11 +99,12 @@ def running_server(
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
     inside: Sequence[str] = (),
+    start_s: float = START_TIMEOUT_S,
 ) -> Iterator[Server]:
     """`bentoml serve service.api:I2MoEService` for `bundle`, its files under `workdir`.
 
     With `ready`, waits until /readyz answers 200, else until the process lives. `environment` adds variables, `inside` is a
-    command that starts another one.
+    command that starts another one, `start_s` how long to wait.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     port, log_path = free_port(), workdir / "server.log"
@@ -122,7 +123,7 @@ def running_server(
         )
     server = Server(f"http://127.0.0.1:{port}", log_path, process)
     try:
-        server.wait_until_status("/readyz" if ready else "/livez", 200)
+        server.wait_until_status("/readyz" if ready else "/livez", 200, within_s=start_s)
         if ready:
             _wait_for_every_worker(server, int((environment or {}).get("I2MOE_WORKERS", "1")))
         yield server

@@ -24,9 +24,18 @@ def begin_files(kinds: Iterable[str]) -> None:
     """
     if folder := os.environ.get(MULTIPROCESS_DIR):
         _forget_dead_processes(Path(folder))
-        for kind in kinds:
-            with (Path(folder) / f"{kind}_{os.getpid()}.db").open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, _ROOM.get(kind, _ROOM_OF_OTHERS))
+        rooms = {kind: _ROOM.get(kind, _ROOM_OF_OTHERS) for kind in kinds}
+        try:
+            for kind, room in rooms.items():
+                _reserve(Path(folder) / f"{kind}_{os.getpid()}.db", room)
+        except OSError as error:
+            needed = f"the metrics of a serving process need {sum(rooms.values()):,} bytes here"
+            raise OSError(error.errno, f"{error.strerror}: {needed}", folder) from None
+
+
+def _reserve(path: Path, room: int) -> None:
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, room)
 
 
 def forget_this_process() -> None:

@@ -107,6 +107,20 @@ def test_a_full_disk_stops_neither_answers_nor_counts(disk: Path, bundle: Path) 
         assert server.log.count("Service I2MoEService initialized") == 1
 
 
+def test_a_disk_without_room_for_metrics_is_told_at_the_start(disk: Path, bundle: Path) -> None:
+    """In one sentence with the place and what is needed, not by a signal later."""
+    filled = 'head -c 7m /dev/zero >"$DISK/fill"; '
+    inside = f'DISK="$1"; {ON_A_SMALL_DISK}{filled}exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", inside, "sh", str(disk)]
+    on_disk = {"BENTOML_HOME": str(disk / "home"), "TMPDIR": str(disk)}
+    sentence = "No space left on device: the metrics of a serving process need 1,703,936 bytes here"
+    with (
+        pytest.raises(AssertionError, match=sentence),
+        running_server(bundle, disk.parent / "server", environment=on_disk, inside=command, start_s=15),
+    ):
+        pass
+
+
 def test_with_a_full_disk_no_prediction_is_answered_that_must_be_kept(disk: Path, bundle: Path) -> None:
     """503 while there is no room, and as before once there is."""
     with serving_on(disk, bundle, I2MOE_AUDIT_URL=f"sqlite:///{disk / 'kept.db'}") as server:
