@@ -90,6 +90,7 @@ class Lane(asyncio.Protocol):
         """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._load.lanes.add(self)
 
     def ask(self, due: float, *, leave: bool) -> None:
         """Send the request; with `leave`, hang up at once."""
@@ -139,7 +140,7 @@ class Load:
         self._port, self._leave = port, leave
         self._idle: deque[Lane] = deque()  # who has waited longest asks next, or the server would hang up on it
         self._waiting: deque[float] = deque()  # when requests were due that no lane was there for
-        self._lanes: set[Lane] = set()
+        self.lanes: set[Lane] = set()  # that are open
         self._openings: set[asyncio.Task[None]] = set()
         self._asks_again = self._has_ended = False
         self._random = random.Random(0)  # noqa: S311 - arrivals
@@ -159,7 +160,7 @@ class Load:
 
     def is_gone(self, lane: Lane) -> None:
         """A lane is closed, by us or by the server; another takes its place."""
-        self._lanes.discard(lane)
+        self.lanes.discard(lane)
         if lane in self._idle:
             self._idle.remove(lane)
         if not self._has_ended:
@@ -205,7 +206,6 @@ class Load:
             except OSError:
                 await asyncio.sleep(_RECONNECT_S)
                 continue
-            self._lanes.add(lane)
             self.is_free(lane)
             return
 
@@ -214,8 +214,13 @@ class Load:
         while self.account.outcomes.total() < self.account.offered and time.perf_counter() < give_up:
             await asyncio.sleep(0.05)
         self._has_ended = True
-        for lane in list(self._lanes):
-            lane.hang_up()
+        for opening in self._openings:
+            opening.cancel()
+        await asyncio.gather(*self._openings, return_exceptions=True)
+        while self.lanes:
+            for lane in self.lanes:
+                lane.hang_up()
+            await asyncio.sleep(0.01)
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ def play(answer: Answer, use: Callable[[Load], Awaitable[None]], *, leave: float
         load = Load(server.sockets[0].getsockname()[1], b"{}", leave=leave)
         async with server:
             await use(load)
+            await asyncio.sleep(0.1)  # for connections that were made and left at the very end
             await asyncio.gather(*serving)
         return load
 
