@@ -38,7 +38,10 @@ def read_table(path: Path | str) -> pl.DataFrame:
 
 
 def read_batches(path: Path, num_rows: int) -> Iterator[pl.DataFrame]:
-    """The table as `read_table` reads it, some rows at a time and in order; only those are in memory. Raises `TableError`."""
+    """The table as `read_table` reads it, some rows at a time and in order. Raises `TableError`.
+
+    Only those are in memory, and of a parquet file the row group that they are in: polars decodes it whole.
+    """
     if not path.is_file() or not path.name.endswith(TABLE_SUFFIXES):
         yield read_table(path)  # says what is wrong
         return
