@@ -26,8 +26,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks import reference
-from service.bundle.__main__ import batches_of, leave_garbage
-from service.bundle.machine import usable_cpus
+from service.bundle.__main__ import GARBAGE_THRESHOLD, batches_of
+from service.bundle.machine import leave_garbage, usable_cpus
 from service.bundle.prediction_files import write_predictions
 from service.bundle.predictor import Predictor
 from service.bundle.score import score
@@ -103,7 +103,7 @@ def main() -> None:
     tuned.tune(max(SIZES))
     first = next(iter(batches_of(source, bundle.manifest.features, num_rows=max(SIZES))))
     single = Predictor(bundle, provider="cpu")
-    leave_garbage()
+    leave_garbage(GARBAGE_THRESHOLD)
     work: dict[str, Callable[[], float]] = {"raw": lambda: raw_seconds(tuned, first.arrays)}
     for suffix in ("parquet", "jsonl"):
         work[suffix] = partial(whole_seconds, bundle, single, source, args.out / f"predictions.{suffix}")

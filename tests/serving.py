@@ -49,6 +49,14 @@ class Server:
         """POST a JSON document."""
         return httpx.post(self.url + path, json=document, timeout=10.0)
 
+    def metric(self, series: str, *, absent: float | None = None) -> float:
+        """One series of /metrics; `absent` where it does not exist yet, and without it a failure."""
+        values = [line for line in self.get("/metrics").text.splitlines() if line.startswith(f"{series} ")]
+        if not values and absent is not None:
+            return absent
+        (line,) = values
+        return float(line.rpartition(" ")[2])
+
     def wait_until_status(self, path: str, status: int, *, within_s: float = START_TIMEOUT_S) -> httpx.Response:
         """GET `path` until it answers `status`; fails with the log when it never does."""
         give_up = time.monotonic() + within_s

@@ -3,7 +3,6 @@
 Where keeping is required, a prediction is on the disk before its answer leaves; one that cannot be kept is not given.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.errors import NotFoundError, NotKeptApiError, NotReadyError
-from service.audit.entries import PLAIN_ID, AuditEntry, AuditError, without_values
+from service.audit.entries import AuditEntry, AuditError, is_plain_id, without_values
 from service.audit.writer import AuditWriter, NotKeptError
 from service.bundle.answers import Prediction
 from service.bundle.features import FloatArray
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from service.audit.store import PredictionStore
 
 _TOLD = ("time", "position", "model", "prediction", "record")
-_PLAIN_ID = re.compile(PLAIN_ID)
 MAX_WAITING = 10_000  # predictions that may wait to be written
 
 Rows = Mapping[str, FloatArray]
@@ -113,7 +111,7 @@ def show_predictions(request: Request) -> Response:
     runtime: Runtime = request.app.state.runtime
     request_id = request.path_params["request_id"]
     try:
-        found = [] if runtime.audit is None or not _PLAIN_ID.fullmatch(request_id) else runtime.audit.store.find(request_id)
+        found = [] if runtime.audit is None or not is_plain_id(request_id) else runtime.audit.store.find(request_id)
     except AuditError:
         raise NotReadyError("kept predictions cannot be read now") from None
     if not found:

@@ -4,7 +4,6 @@ BentoML's own batching is not used: one bad sample fails its whole batch, its qu
 services lose requests (BentoML issue 5540). Its metrics are off: they grow by a series with every unknown path.
 """
 
-import gc
 import sys
 from typing import Any
 
@@ -18,12 +17,13 @@ from service.api.logs import configure_server_logs
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import Runtime
 from service.api.settings import read_settings
+from service.bundle.machine import leave_garbage
 
 # BentoML wants these two before the service starts; everything else is read when it does.
 _settings, _ = read_settings()
 _BENTOML_TIMEOUT_S = _settings.timeout_s + 5.0  # our own deadline answers first
 _SWITCH_INTERVAL_S = 0.0002
-_GC_THRESHOLDS = (100_000, 20, 100)
+_GARBAGE_THRESHOLDS = (100_000, 20, 100)
 _OWN_PREFIXES = ("/v2/", "/cds-services/", "/fhir/")
 
 if _settings.log_format == "json":
@@ -93,15 +93,11 @@ class I2MoEService:
     """Serves one bundle: predictions, a page, the model and its card, CDS Hooks, the Open Inference Protocol, metrics, health."""
 
     def __init__(self) -> None:
-        """Collect garbage seldom, and never look through what was imported.
+        """Collect garbage seldom, and let the inference thread have its turn soon.
 
-        Nearly everything is freed by its count of references; looking for cycles among all that waits took up to a third of the
-        time in overload. And the inference thread has its turn soon: with Python's 5 ms it waited that long whenever a batch was
-        done.
+        With Python's 5 ms it waited that long whenever a batch was done.
         """
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        leave_garbage(*_GARBAGE_THRESHOLDS)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     async def __is_ready__(self) -> bool:

@@ -1,15 +1,22 @@
 """What is kept of one prediction, and what is not."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 PLAIN_ID = r"^[A-Za-z0-9._-]{1,128}$"  # of a request; the service takes over no other, so nothing is kept under one
+_PLAIN = re.compile(PLAIN_ID)
 # Words that may hold a patient's values, such as "labs.crea 14.2 is outside the range seen in training".
 _WORDED = frozenset({"warnings"})
 _WORDED_IN_EXPLANATION = frozenset({"summary"})
 _OF_FEATURES = frozenset({"features", "rest", "base", "gap"})
+
+
+def is_plain_id(text: str) -> bool:
+    """Whether a request id may be taken over: into an answer's header, a log line and the store."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 class AuditError(RuntimeError):

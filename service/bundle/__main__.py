@@ -4,7 +4,6 @@ Looks at a bundle, or scores a file with it, without a server.
 """
 
 import argparse
-import gc
 import json
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 from service.bundle.answers import Prediction
 from service.bundle.encoding import EncodedBatch, encode_frame, encode_records
 from service.bundle.errors import BundleError, InferenceError
-from service.bundle.machine import usable_cpus
+from service.bundle.machine import leave_garbage, usable_cpus
 from service.bundle.manifest import Manifest
 from service.bundle.prediction_files import JSONL_SUFFIXES, write_predictions
 from service.bundle.predictor import CPU, Predictor
@@ -28,7 +27,7 @@ from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, co
 from service.bundle.validity import describe_validity
 
 _BATCH_SIZE = 128  # larger ones do not stay in a core's cache
-_GARBAGE_THRESHOLD = 200_000  # new objects
+GARBAGE_THRESHOLD = 200_000  # new objects
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -147,13 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def leave_garbage() -> None:
-    """Look for cycles seldom: there are none among predictions, and walking them took a third of the time of telling them."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_THRESHOLD)
-
-
 def _predict_on_ray(args: argparse.Namespace, bundle: Bundle) -> str:
     from service.bundle.ray_data import predict_on_ray
 
@@ -183,7 +175,7 @@ def _predict(args: argparse.Namespace, bundle: Bundle) -> str:
     encoded = batches_of(source, bundle.manifest.features, num_threads=args.threads or usable_cpus())
     batches = score(predictor, encoded, num_threads=num_threads, with_features=args.features)
     counts = Counter[str]()
-    leave_garbage()
+    leave_garbage(GARBAGE_THRESHOLD)
     with progress(count_rows(source) if source.is_file() else None) as told:
 
         def counted() -> Iterator[list[Prediction]]:

@@ -75,12 +75,6 @@ def is_well(server: Server) -> bool:
     return answer.status_code == 200 and answer.json()["predictions"][0]["probability"] == EXAMPLE_RISK
 
 
-def metric(server: Server, series: str) -> float:
-    """One series of /metrics."""
-    (line,) = [line for line in server.get("/metrics").text.splitlines() if line.startswith(f"{series} ")]
-    return float(line.rpartition(" ")[2])
-
-
 def test_a_full_disk_stops_neither_answers_nor_counts(disk: Path, bundle: Path) -> None:
     """Every route goes on and every request is counted, also in series that are new: their files have had their blocks."""
     paths = (
@@ -101,9 +95,9 @@ def test_a_full_disk_stops_neither_answers_nor_counts(disk: Path, bundle: Path) 
         assert all(is_well(server) for _ in range(20))
         assert {path: server.get(path).status_code for path in paths} == before
         assert server.post("/predict", {"labs": 1}).status_code == 422
-        assert metric(server, 'i2moe_request_duration_seconds_count{route="/predict",status="200"}') == 20
-        assert metric(server, 'i2moe_request_duration_seconds_count{route="/predict",status="422"}') == 1
-        assert metric(server, 'i2moe_request_duration_seconds_count{route="/model",status="200"}') == 2
+        assert server.metric('i2moe_request_duration_seconds_count{route="/predict",status="200"}') == 20
+        assert server.metric('i2moe_request_duration_seconds_count{route="/predict",status="422"}') == 1
+        assert server.metric('i2moe_request_duration_seconds_count{route="/model",status="200"}') == 2
         assert server.log.count("Service I2MoEService initialized") == 1
 
 
@@ -131,7 +125,7 @@ def test_with_a_full_disk_no_prediction_is_answered_that_must_be_kept(disk: Path
         assert refused.headers["retry-after"] == "5"
         filled.unlink()
         assert is_well(server)
-        assert metric(server, 'i2moe_audit_total{outcome="kept"}') == 2
+        assert server.metric('i2moe_audit_total{outcome="kept"}') == 2
 
 
 def test_with_a_full_disk_what_need_not_be_kept_is_answered_and_counted_as_lost(disk: Path, bundle: Path) -> None:
@@ -140,7 +134,7 @@ def test_with_a_full_disk_what_need_not_be_kept_is_answered_and_counted_as_lost(
     with serving_on(disk, bundle, **kept) as server:
         fill(server, disk)
         assert is_well(server)
-        assert metric(server, 'i2moe_audit_total{outcome="lost"}') == 1
+        assert server.metric('i2moe_audit_total{outcome="lost"}') == 1
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(disk: Path, bundle: Path) -> None:
@@ -186,9 +180,9 @@ def test_a_clock_that_jumps_changes_no_deadline_and_no_duration(tmp_path: Path, 
                 answer = server.post("/predict", tiny_example())
                 assert answer.status_code == 200
                 assert 0 <= answer.json()["timing_ms"]["total"] < 20_000
-        assert metric(server, "i2moe_queue_seconds_count") == 25
-        assert 0 <= metric(server, "i2moe_queue_seconds_sum") < 20
-        assert metric(server, 'i2moe_audit_total{outcome="kept"}') == 25
+        assert server.metric("i2moe_queue_seconds_count") == 25
+        assert 0 <= server.metric("i2moe_queue_seconds_sum") < 20
+        assert server.metric('i2moe_audit_total{outcome="kept"}') == 25
         assert server.terminate() == 0
 
 

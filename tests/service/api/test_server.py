@@ -31,11 +31,6 @@ def server(poisoned_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield server
 
 
-def metric(server: Server, series: str) -> float:
-    (line,) = [line for line in server.get("/metrics").text.splitlines() if line.startswith(f"{series} ")]
-    return float(line.rpartition(" ")[2])
-
-
 def test_a_patient_gets_the_answer_computed_by_hand(server: Server) -> None:
     """The whole way through BentoML gives the number from the pencil."""
     response = server.post("/predict", {"instances": [tiny_example()]})
@@ -109,12 +104,12 @@ def test_two_hundred_concurrent_clients_share_batches_without_a_failure(server: 
         return await asyncio.gather(*[client(number) for number in range(200)])
 
     alone = [server.post("/predict", {"labs": {"crea": 1 + i}}).json()["predictions"][0]["probability"] for i in range(7)]
-    count, total = metric(server, "i2moe_batch_size_count"), metric(server, "i2moe_batch_size_sum")
+    count, total = server.metric("i2moe_batch_size_count"), server.metric("i2moe_batch_size_sum")
     for number, told in enumerate(asyncio.run(scenario())):
         assert told == pytest.approx([alone[number % 7]] * 5, abs=2e-6)
-    samples = metric(server, "i2moe_batch_size_sum") - total
+    samples = server.metric("i2moe_batch_size_sum") - total
     assert samples == 1000
-    assert samples / (metric(server, "i2moe_batch_size_count") - count) > 2
+    assert samples / (server.metric("i2moe_batch_size_count") - count) > 2
 
 
 def test_a_body_of_fifty_megabytes_is_413_and_the_connection_survives(server: Server) -> None:
@@ -212,6 +207,6 @@ def test_two_workers_are_scraped_as_one(tiny_path: Path, tmp_path: Path) -> None
     with running_server(tiny_path, tmp_path, environment={"I2MOE_WORKERS": "2"}) as server:
         for _ in range(20):  # a new connection each
             assert server.post("/predict", tiny_example()).status_code == 200
-        assert metric(server, 'i2moe_samples_total{outcome="ok"}') == 20
-        assert metric(server, "i2moe_ready") == 1
+        assert server.metric('i2moe_samples_total{outcome="ok"}') == 20
+        assert server.metric("i2moe_ready") == 1
         assert "pid=" not in server.get("/metrics").text

@@ -46,12 +46,6 @@ def is_well(server: Server) -> bool:
     return answer.status_code == 200 and answer.json()["predictions"][0]["probability"] == EXAMPLE_RISK
 
 
-def metric(server: Server, series: str) -> float:
-    """One series of /metrics, 0 where it does not exist yet."""
-    values = [line for line in server.get("/metrics").text.splitlines() if line.startswith(series + " ")]
-    return sum(float(line.rpartition(" ")[2]) for line in values)
-
-
 async def ask_again_and_again(server: Server, until: float, told: Counter[str]) -> None:
     """Post the example; a lost connection is counted and made anew."""
     while time.monotonic() < until:
@@ -156,7 +150,7 @@ def test_clients_that_stall_do_not_hold_up_others(server: Server) -> None:
 def test_clients_that_leave_are_not_computed(server: Server) -> None:
     """Hundreds that hang up before their answer: within seconds the queue is empty, and the next is answered."""
     left, scored = 'i2moe_request_duration_seconds_count{route="/predict",status="499"}', 'i2moe_samples_total{outcome="ok"}'
-    before = metric(server, left), metric(server, scored)
+    before = server.metric(left, absent=0.0), server.metric(scored, absent=0.0)
     body = json.dumps({"instances": [tiny_example()] * 8}).encode()
     host, port = server.url.removeprefix("http://").split(":")
     for _ in range(300):
@@ -164,10 +158,10 @@ def test_clients_that_leave_are_not_computed(server: Server) -> None:
         connection.sendall(f"POST /predict HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         connection.close()
     give_up = time.monotonic() + 10
-    while metric(server, "i2moe_queue_depth") and time.monotonic() < give_up:
+    while server.metric("i2moe_queue_depth") and time.monotonic() < give_up:
         time.sleep(0.05)
-    num_left, num_scored = metric(server, left) - before[0], metric(server, scored) - before[1]
-    assert metric(server, "i2moe_queue_depth") == 0
+    num_left, num_scored = server.metric(left, absent=0.0) - before[0], server.metric(scored, absent=0.0) - before[1]
+    assert server.metric("i2moe_queue_depth") == 0
     assert num_left > 0
     assert num_scored <= 8 * (300 - num_left)
     assert is_well(server)
