@@ -57,10 +57,8 @@ class SelfAttention(nn.Module):
         """ONNX's own attention, which takes heads apart by itself: (B T, D) to (B, T, D)."""
         hidden_dim = x_ND.shape[1]
         key_weight_DD, value_weight_DD = self.key_value.weight[:hidden_dim], self.key_value.weight[hidden_dim:]
-        query, key, value = (
-            F.linear(x_ND, weight_DD).view(-1, num_tokens, hidden_dim)
-            for weight_DD in (self.query.weight, key_weight_DD, value_weight_DD)
-        )
+        x_BTD = x_ND.view(-1, num_tokens, hidden_dim)
+        query, key, value = (F.linear(x_BTD, w_DD) for w_DD in (self.query.weight, key_weight_DD, value_weight_DD))
         mixed_BTD, *_ = torch.onnx.ops.attention(query, key, value, q_num_heads=self.num_heads, kv_num_heads=self.num_heads)
         return mixed_BTD
 
