@@ -90,8 +90,8 @@ build/deployed: requirements.hashes.txt
 sbom: build/tools build/deployed ## what the service consists of, with licences: build/sbom.cdx.json (CycloneDX)
 	build/tools/bin/cyclonedx-py environment build/deployed --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
 
-audit: build/tools ## known vulnerabilities of the service's packages; asks a public database
-	build/tools/bin/pip-audit --requirement requirements.hashes.txt --require-hashes --disable-pip --strict
+audit: build/tools ## known vulnerabilities of the service's packages; asks a public database (another: AUDIT_FLAGS)
+	build/tools/bin/pip-audit --requirement requirements.hashes.txt --require-hashes --disable-pip --strict $(AUDIT_FLAGS)
 
 clean: ## remove runs, bundles and caches; .venv stays
 	rm -rf runs bundles build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
