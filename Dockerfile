@@ -1,8 +1,9 @@
-# The service in a container: no compiler, no pip cache, no root, nothing that reports to anybody.
-#   docker build --build-arg ACCELERATOR=cpu  -t i2moe-service:cpu  .     (the default)
-#   docker build --build-arg ACCELERATOR=cuda -t i2moe-service:cuda .     (adds the CUDA 13 libraries; run with --gpus all)
+# The service in a container: no compiler, no pip, no root, nothing that reports to anybody.
+#   make image                     (docker build --build-arg ACCELERATOR=cpu -t i2moe-service:cpu . and labels for version and commit)
+#   make image ACCELERATOR=cuda    (adds the CUDA 13 libraries; run with --gpus all)
 #   docker run -p 3000:3000 -v $PWD/bundles/support2:/bundle:ro --read-only --tmpfs /tmp i2moe-service:cpu
-# `make try-image` runs it as a cluster would and looks at it from inside. podman and buildah need --format docker, or they leave the HEALTHCHECK out.
+# `make try-image` runs it as a cluster would and looks at it from inside. podman and buildah need --format docker, or they
+# leave the HEALTHCHECK out.
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -51,13 +52,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['BENTOML_PORT']), timeout=2); c.request('GET', '/readyz'); r = c.getresponse(); print(r.read().decode()); raise SystemExit(r.status != 200)"]
 STOPSIGNAL SIGTERM
 CMD ["bentoml", "serve", "service.api:I2MoEService"]
-# Last, since they change with every commit: what stands above stays in the cache.
 ARG ACCELERATOR=cpu
-ARG VERSION=unreleased
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="i2moe-service" \
       org.opencontainers.image.description="Multimodal risk predictions with per-expert explanations; mount a bundle at /bundle" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT" \
       org.i2moe.accelerator="${ACCELERATOR}"

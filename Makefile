@@ -69,9 +69,11 @@ bench: setup ## SUPPORT2: I2MoE, its backbone alone, LightGBM, logistic regressi
 bento: setup ## a Bento (needs no network)
 	$(BIN)/bentoml build
 
+# Version and commit are no build arguments: buildah 1.28 takes a LABEL that names one from its cache, with the value of before.
 image: ## container image; ACCELERATOR=cpu or cuda
 	$(BUILD) $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) --build-arg ACCELERATOR=$(ACCELERATOR) \
-	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+	  --label org.opencontainers.image.version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --label org.opencontainers.image.revision=$$(git rev-parse HEAD) --tag $(IMAGE) .
 
 bundle-image: $(MODEL)/manifest.json ## a bundle as an image, for Kubernetes: MODEL=path, by default the demo's
 	$(BUILD) $(if $(BUSYBOX_IMAGE),--build-arg BUSYBOX_IMAGE=$(BUSYBOX_IMAGE)) --file deploy/kubernetes/bundle/Dockerfile --tag $(BUNDLE_IMAGE) $(MODEL)

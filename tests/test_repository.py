@@ -107,7 +107,7 @@ def test_dockerfile_is_safe_by_default() -> None:
     assert copied == ["requirements.hashes.txt requirements.cuda.hashes.txt", "service"]
     installs = re.findall(r"pip install .+", text)
     assert [line for line in installs if "--require-hashes" not in line or "--only-binary :all:" not in line] == []
-    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text))
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text + Path("Makefile").read_text()))
     assert labels == {"title", "description", "version", "revision", "licenses"}
 
 
