@@ -27,10 +27,12 @@ COPY service /opt/i2moe/service
 RUN chmod -R a+rX /opt/i2moe && /opt/venv/bin/python -m compileall -q /opt/i2moe
 
 FROM ${PYTHON_IMAGE}
-# What a base image brings and the service never needs: pip, the copies of it that venv installs, programs that run as another user.
+# What a base image brings and the service never needs: pip, the copies of it that venv installs, programs that run as another
+# user. And what python:3.11-slim lacks: the standard library compiled, or every start and every health check compiles it.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin i2moe \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/ensurepip /usr/share/python-wheels \
-    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+    && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/i2moe /opt/i2moe
 WORKDIR /opt/i2moe

@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections import Counter
@@ -100,6 +101,7 @@ def walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def contents(top: Path = Path("/")) -> dict[str, Any]:
     """Sizes of the image's parts, what can be written, what runs as another user, what must be compiled at each start."""
     device, seen, sizes = top.lstat().st_dev, set[int](), Counter[str]()
+    imported = (top / "opt", top / sysconfig.get_path("stdlib").lstrip("/"))
     writable, setuid, uncompiled = [], [], 0
     for path, found in walk(top):
         is_file = stat.S_ISREG(found.st_mode)
@@ -110,7 +112,7 @@ def contents(top: Path = Path("/")) -> dict[str, Any]:
         seen.add(found.st_ino)
         sizes[_part(path.relative_to(top))] += found.st_size
         setuid += [str(path)] if found.st_mode & (stat.S_ISUID | stat.S_ISGID) else []
-        uncompiled += path.suffix == ".py" and path.is_relative_to(top / "opt") and not _is_compiled(path, found)
+        uncompiled += path.suffix == ".py" and any(map(path.is_relative_to, imported)) and not _is_compiled(path, found)
     return {
         "size_mb": round(sizes.total() / MB, 1),
         "parts_mb": {part: round(size / MB, 1) for part, size in sizes.most_common() if size >= BIG_MB * MB},
