@@ -1,8 +1,9 @@
-# The service in a container: no compiler, no pip cache, no root, nothing that reports to anybody.
-#   docker build --build-arg ACCELERATOR=cpu  -t i2moe-service:cpu  .     (the default)
-#   docker build --build-arg ACCELERATOR=cuda -t i2moe-service:cuda .     (adds the CUDA 13 libraries; run with --gpus all)
+# The service in a container: no compiler, no pip, no root, nothing that reports to anybody.
+#   make image                     (docker build --build-arg ACCELERATOR=cpu -t i2moe-service:cpu . and labels for version and commit)
+#   make image ACCELERATOR=cuda    (adds the CUDA 13 libraries; run with --gpus all)
 #   docker run -p 3000:3000 -v $PWD/bundles/support2:/bundle:ro --read-only --tmpfs /tmp i2moe-service:cpu
-# podman and buildah need --format docker, or they leave the HEALTHCHECK out.
+# `make try-image` runs it as a cluster would and looks at it from inside. podman and buildah need --format docker, or they
+# leave the HEALTHCHECK out.
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
@@ -12,30 +13,26 @@ RUN case "${ACCELERATOR}" in \
         *) echo "ACCELERATOR must be cpu or cuda, found ${ACCELERATOR}" >&2; exit 1 ;; \
     esac
 RUN python3 -m venv /opt/venv
-COPY requirements.txt requirements.hashes.txt /tmp/
+COPY requirements.hashes.txt requirements.cuda.hashes.txt /tmp/
+# Wheels alone: nothing is built here, so nothing needs a compiler or runs a package's own code.
 # The CPU image leaves ONNX Runtime's CUDA part out: 284 MB that are only opened where CUDA is installed.
-# pip and setuptools have done their work by the end.
-RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /tmp/requirements.hashes.txt \
-    && case "${ACCELERATOR}" in \
-        cpu) rm /opt/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so ;; \
-        cuda) /opt/venv/bin/pip install --no-cache-dir -c /tmp/requirements.txt "onnxruntime-gpu[cuda,cudnn]" ;; \
-    esac \
-    && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip
+# pip and setuptools have done their work by the end; tests of packages are 20 MB.
+RUN if [ "${ACCELERATOR}" = cuda ]; then cuda="-r /tmp/requirements.cuda.hashes.txt"; fi \
+    && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/requirements.hashes.txt ${cuda:-} \
+    && if [ "${ACCELERATOR}" = cpu ]; then rm /opt/venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so; fi \
+    && /opt/venv/bin/pip uninstall --yes --quiet setuptools pip \
+    && find /opt/venv -type d \( -name tests -o -name test \) -prune -exec rm -r {} +
 # Readable for any user, whatever the umask of the checkout, and compiled, since the service cannot write here.
 COPY service /opt/i2moe/service
 RUN chmod -R a+rX /opt/i2moe && /opt/venv/bin/python -m compileall -q /opt/i2moe
 
 FROM ${PYTHON_IMAGE}
-ARG ACCELERATOR=cpu
-ARG VERSION=unreleased
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="i2moe-service" \
-      org.opencontainers.image.description="Multimodal risk predictions with per-expert explanations; mount a bundle at /bundle" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="MIT" \
-      org.i2moe.accelerator="${ACCELERATOR}"
-RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin i2moe
+# What a base image brings and the service never needs: pip, the copies of it that venv installs, programs that run as another
+# user. And what python:3.11-slim lacks: the standard library compiled, or every start and every health check compiles it.
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin i2moe \
+    && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/ensurepip /usr/share/python-wheels \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
+    && python3 -m compileall -q "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/i2moe /opt/i2moe
 WORKDIR /opt/i2moe
@@ -57,3 +54,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['BENTOML_PORT']), timeout=2); c.request('GET', '/readyz'); r = c.getresponse(); print(r.read().decode()); raise SystemExit(r.status != 200)"]
 STOPSIGNAL SIGTERM
 CMD ["bentoml", "serve", "service.api:I2MoEService"]
+ARG ACCELERATOR=cpu
+LABEL org.opencontainers.image.title="i2moe-service" \
+      org.opencontainers.image.description="Multimodal risk predictions with per-expert explanations; mount a bundle at /bundle" \
+      org.opencontainers.image.licenses="MIT" \
+      org.i2moe.accelerator="${ACCELERATOR}"

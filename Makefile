@@ -7,14 +7,24 @@ BUNDLE := bundles/support2
 PORT ?= 3000
 ACCELERATOR ?= cpu
 IMAGE ?= i2moe-service:$(ACCELERATOR)
+BUNDLE_IMAGE ?= i2moe-bundle:1.0.0
+# The bundle that becomes an image and is tried; the demo's, which is made when it is not there.
+MODEL ?= $(BUNDLE)
+# docker or podman; more options for its `build`; other bases than the Dockerfiles'.
+ENGINE ?= docker
+BUILD_FLAGS ?=
+PYTHON_IMAGE ?=
+BUSYBOX_IMAGE ?=
+# podman leaves the health check out of its own format, and caches layers only when told.
+BUILD := $(ENGINE) build $(if $(findstring podman,$(ENGINE)),--format docker --layers) $(BUILD_FLAGS)
 
 export BENTOML_DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench image bento constraints requirements hashes sbom audit clean
+.PHONY: help setup demo serve test check format bench image bundle-image try-image bento constraints requirements hashes sbom audit clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version)'
@@ -59,9 +69,17 @@ bench: setup ## SUPPORT2: I2MoE, its backbone alone, LightGBM, logistic regressi
 bento: setup ## a Bento (needs no network)
 	$(BIN)/bentoml build
 
+# Version and commit are no build arguments: buildah 1.28 takes a LABEL that names one from its cache, with the value of before.
 image: ## container image; ACCELERATOR=cpu or cuda
-	docker build --build-arg ACCELERATOR=$(ACCELERATOR) --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
-	  --build-arg REVISION=$$(git rev-parse HEAD) --tag $(IMAGE) .
+	$(BUILD) $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) --build-arg ACCELERATOR=$(ACCELERATOR) \
+	  --label org.opencontainers.image.version=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --label org.opencontainers.image.revision=$$(git rev-parse HEAD) --tag $(IMAGE) .
+
+bundle-image: $(MODEL)/manifest.json ## a bundle as an image, for Kubernetes: MODEL=path, by default the demo's
+	$(BUILD) $(if $(BUSYBOX_IMAGE),--build-arg BUSYBOX_IMAGE=$(BUSYBOX_IMAGE)) --file deploy/kubernetes/bundle/Dockerfile --tag $(BUNDLE_IMAGE) $(MODEL)
+
+try-image: setup image bundle-image ## build both images, run them locked down, look inside, stop them; last line JSON
+	$(BIN)/python -m deploy.image $(IMAGE) --bundle $(MODEL) --bundle-image $(BUNDLE_IMAGE) --engine $(ENGINE)
 
 constraints: ## pin what is installed in .venv now
 	@{ head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' | sort -f; } > constraints.new
@@ -74,10 +92,14 @@ requirements: ## pin the service's own environment, without torch, under constra
 	@mv requirements.new requirements.txt && rm -rf build/service-env
 	@$(MAKE) hashes
 
-hashes: setup ## the hashes of every file that requirements.txt may be installed from
+hashes: setup ## the hashes of every file that requirements.txt, and for CUDA what ONNX Runtime asks for, may be installed from
 	@{ head -n 2 requirements.hashes.txt; $(BIN)/uv pip compile requirements.txt --generate-hashes --no-deps --universal \
 	  --python-version 3.11 --no-annotate --no-header --quiet; } > requirements.hashes.new
 	@mv requirements.hashes.new requirements.hashes.txt
+	@{ head -n 2 requirements.cuda.hashes.txt; echo 'onnxruntime-gpu[cuda,cudnn]' | $(BIN)/uv pip compile - --constraint requirements.txt \
+	  $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt) --generate-hashes --universal \
+	  --python-version 3.11 --no-annotate --no-header --quiet; } > requirements.cuda.hashes.new
+	@mv requirements.cuda.hashes.new requirements.cuda.hashes.txt
 
 # Tools that look at the service's environment have environments of their own, so that they change nothing in it.
 build/tools:

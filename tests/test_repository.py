@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)$")
 
@@ -38,12 +40,28 @@ def test_the_services_environment_is_pinned_whole() -> None:
     assert {name: version for name, version in service.items() if everything.get(name) != version} == {}
 
 
+def hashed_pins(path: str) -> dict[str, str]:
+    """The pinned versions of a file in which every pin must say which files it may be installed from."""
+    text = Path(path).read_text()
+    hashed = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+) \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text)
+    assert len(hashed) == text.count("==")
+    return {normal(name): version for name, version, _ in hashed}
+
+
 def test_every_pin_has_hashes() -> None:
     """requirements.hashes.txt is requirements.txt, and each pin says which files it may be installed from (`make hashes`)."""
-    text = Path("requirements.hashes.txt").read_text()
-    hashed = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+) \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text)
-    assert {normal(name): version for name, version, _ in hashed} == pins("requirements.txt")
-    assert len(hashed) == text.count("==")
+    assert hashed_pins("requirements.hashes.txt") == pins("requirements.txt")
+
+
+def test_the_cuda_libraries_are_pinned_and_fit_onnxruntime() -> None:
+    """Each has hashes too, is none of the service's own pins, and is of the version that onnxruntime-gpu's extras ask for."""
+    cuda = hashed_pins("requirements.cuda.hashes.txt")
+    assert cuda.keys().isdisjoint(pins("requirements.txt"))
+    extras = [Requirement(line) for line in requires("onnxruntime-gpu") or []]
+    asked = [one for one in extras for extra in ("cuda", "cudnn") if one.marker and one.marker.evaluate({"extra": extra})]
+    nvidia = [one for one in asked if one.name.startswith("nvidia")]
+    assert nvidia
+    assert [str(one) for one in nvidia if cuda[normal(one.name)] not in one.specifier] == []
 
 
 def test_the_services_environment_has_no_torch() -> None:
@@ -57,6 +75,7 @@ def test_no_registry_is_named() -> None:
     for path in (
         "requirements.txt",
         "requirements.hashes.txt",
+        "requirements.cuda.hashes.txt",
         "constraints.txt",
         "pyproject.toml",
         "Dockerfile",
@@ -85,9 +104,10 @@ def test_dockerfile_is_safe_by_default() -> None:
     assert re.search(r"^USER [1-9]\d*$", text, flags=re.MULTILINE)
     assert "HEALTHCHECK" in text
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, flags=re.MULTILINE)
-    assert copied == ["requirements.txt requirements.hashes.txt", "service"]
-    assert "--require-hashes" in text
-    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text))
+    assert copied == ["requirements.hashes.txt requirements.cuda.hashes.txt", "service"]
+    installs = re.findall(r"pip install .+", text)
+    assert [line for line in installs if "--require-hashes" not in line or "--only-binary :all:" not in line] == []
+    labels = set(re.findall(r"org\.opencontainers\.image\.(\w+)=", text + Path("Makefile").read_text()))
     assert labels == {"title", "description", "version", "revision", "licenses"}
 
 
@@ -100,7 +120,7 @@ def test_bentofile_packs_the_service_alone() -> None:
 
 @pytest.mark.slow
 def test_a_bento_is_built_without_a_network(tmp_path: Path) -> None:
-    """`bentoml build` works where no index can be reached, and packs exactly the service."""
+    """`bentoml build` works where no index can be reached, and packs what the Dockerfile does: the service, at the same pins."""
     environment = {
         "BENTOML_HOME": str(tmp_path),
         "BENTOML_DO_NOT_TRACK": "1",
@@ -113,6 +133,6 @@ def test_a_bento_is_built_without_a_network(tmp_path: Path) -> None:
     built = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert built.returncode == 0, built.stderr
     source = next(tmp_path.glob("bentos/i2moe-service/*/src"))
-    for pattern in ("*.py", "static/*"):
-        packed = {str(path.relative_to(source)) for path in source.rglob(pattern)}
-        assert packed == {str(path) for path in Path("service").rglob(pattern)}
+    packed = {path.relative_to(source) for path in source.rglob("service/**/*") if path.is_file()}
+    assert packed == {path for path in Path("service").rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
+    assert pins(str(source.parent / "env" / "python" / "requirements.txt")) == hashed_pins("requirements.hashes.txt")
