@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := runs/support2
-BUNDLE := bundles/support2
+# The demo's own, made anew where they are old: not to be set to a folder of yours, which MODEL is for.
+override RUN := runs/support2
+override BUNDLE := bundles/support2
 PORT ?= 3000
 ACCELERATOR ?= cpu
 IMAGE ?= i2moe-service:$(ACCELERATOR)
 BUNDLE_IMAGE ?= i2moe-bundle:1.0.0
-# The bundle that becomes an image and is tried; the demo's, which is made when it is not there.
+# The bundle that is served, becomes an image and is tried; the demo's is made when it is not there.
 MODEL ?= $(BUNDLE)
 # docker or podman; more options for its `build`; other bases than the Dockerfiles'.
 ENGINE ?= docker
@@ -46,8 +47,8 @@ $(BUNDLE)/manifest.json: $(RUN)/report.html
 demo: setup $(BUNDLE)/manifest.json ## train on real patients, export, serve on :3000, explain one patient, keep serving
 	$(BIN)/python -m examples.demo --run $(RUN) --bundle $(BUNDLE) --port $(PORT)
 
-serve: setup $(BUNDLE)/manifest.json ## serve the demo's bundle
-	BENTOML_HOME=$${BENTOML_HOME:-$$(mktemp -d)} I2MOE_BUNDLE=$(BUNDLE) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
+serve: setup $(MODEL)/manifest.json ## serve a bundle: MODEL=path, by default the demo's
+	BENTOML_HOME=$${BENTOML_HOME:-$$(mktemp -d)} I2MOE_BUNDLE=$(MODEL) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
 
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest
