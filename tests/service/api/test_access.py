@@ -1,11 +1,14 @@
 """Keys at the door: who is let in where, who is sent away and how, and that nothing is read of those."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.routing import Match, Route
 
 from service.access.keys import new_key
 from service.api.access import scope_of
@@ -101,6 +104,33 @@ def test_a_key_opens_no_other_door(guarded: Client, tokens: Any) -> None:
     assert_error(guarded.request("GET", "/metrics", headers=as_ward), 403, "FORBIDDEN")
     assert guarded.request("GET", "/metrics", headers=as_prometheus).status_code == 200
     assert guarded.request("GET", "/explanations", headers={"X-API-Key": tokens["explain"][0]}).status_code == 200
+
+
+@pytest.mark.parametrize("path", NEEDS)
+def test_a_line_feed_opens_nothing(guarded: Client, tokens: Any, path: str) -> None:
+    """Starlette's routes match a path with a line feed at its end, too: with or without a key there is nothing there."""
+    headers: dict[str, str]
+    for headers in ({}, {"X-API-Key": tokens["explain"][0]}):
+        for method in ("GET", "HEAD", "POST"):
+            assert guarded.request(method, f"{path}%0A", headers=headers).status_code == 404
+
+
+SEGMENT = st.text(st.characters(exclude_characters="/\n", exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@given(data=st.data())
+def test_a_route_is_guarded_by_its_scope_however_its_path_is_spelled(data: st.DataObject, guarded: Client) -> None:
+    """Whatever path leads to it: what the router and the guard think of a path never differs."""
+    route = data.draw(st.sampled_from(guarded.app.routes))
+    assert isinstance(route, Route)
+    end = data.draw(st.sampled_from(["", "/", "//", " ", "\r", "\0", ";"]))
+    path = re.sub(r"{\w+}", lambda _: data.draw(SEGMENT), route.path) + end
+    for found in guarded.app.routes:
+        assert isinstance(found, Route)
+        if found.matches({"type": "http", "method": "GET", "path": path})[0] is not Match.NONE:
+            plain = re.sub(r"{\w+}", "tiny", found.path)
+            assert scope_of(path, tokens=False) == scope_of(plain, tokens=False)
+            break
 
 
 def test_a_key_that_is_used_too_often_waits(guarded: Client, tokens: Any) -> None:
