@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from service.access import keys as module
 from service.access.__main__ import main
 from service.access.keys import Allowance, Keys, KeysError, bearer_token, new_key, read_keys
+from service.bundle.documents import read_file
 
 
 def write(path: Path, *entries: str) -> Path:
@@ -62,8 +63,8 @@ def test_a_changed_file_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("damage", ["", "[[keys]\n", '[[keys]]\nname = "a"', None])
-def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: str | None) -> None:
-    """A half-written file, or none, locks nobody out and lets nobody in."""
+def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: str | None, caplog: Any) -> None:
+    """A half-written file, or none, locks nobody out and lets nobody in; the log says so once, and nothing of the file."""
     token, lines = new_key("ward-7", ["predict"])
     path = write(tmp_path / "keys.toml", lines)
     keys = Keys(path)
@@ -71,8 +72,53 @@ def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: st
         path.unlink()
     else:
         path.write_text(damage)
+    for _ in range(3):
+        assert keys.find(token)
+        assert keys.find("another") is None
+    (told,) = caplog.records
+    assert told.getMessage().startswith(f"{path}: ")
+    assert told.getMessage().endswith("; the keys from before stay")
+    write(path, lines)
     assert keys.find(token)
-    assert keys.find("another") is None
+    path.write_text("")
+    assert keys.find(token)
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removed key must not stay because the process had no file to spare when the file changed."""
+    (old, old_lines), (new, new_lines) = new_key("old", ["predict"]), new_key("new", ["predict"])
+    path = write(tmp_path / "keys.toml", old_lines)
+    keys = Keys(path)
+    write(path, new_lines)
+
+    def fails(path: Path, limit: int) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr(module, "read_file", fails)
+        assert keys.find(old)
+    assert keys.find(old) is None
+    assert keys.find(new)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_change_while_the_file_is_read_for_the_first_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is then older than the file."""
+    (old, old_lines), (new, new_lines) = new_key("old", ["predict"]), new_key("new", ["predict"])
+    path = write(tmp_path / "keys.toml", old_lines)
+
+    def read_then_changed(path: Path, limit: int) -> bytes:
+        read = read_file(path, limit)
+        write(path, new_lines, "# changed")
+        return read
+
+    with monkeypatch.context() as changing:
+        changing.setattr(module, "read_file", read_then_changed)
+        keys = Keys(path)
+    assert keys.find(old) is None
+    assert keys.find(new)
 
 
 HASH = "0" * 64
