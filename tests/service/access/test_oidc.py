@@ -455,8 +455,8 @@ def test_keys_are_fetched_before_the_first_call() -> None:
         ({"issuers": '{"https://a.example": ""}', "audience": "a", "scope_claim": " , "}, "at least one SCOPE_CLAIM"),
         ({"scope_prefix": 'a"b'}, "expected visible characters"),
         ({"scope_prefix": "a b"}, "expected visible characters"),
-        ({"per_second": 0}, "greater than or equal to 1e-06"),
-        ({"per_second": 1e-320}, "greater than or equal to 1e-06"),  # one would wait for ever, which no Retry-After can say
+        ({"per_second": 0}, "greater than or equal to 0.000001"),
+        ({"per_second": 1e-320}, "greater than or equal to 0.000001"),  # one would wait for ever, which no Retry-After can say
         ({"per_second": "inf"}, "less than or equal to 1000000"),
         ({"burst": 10**400}, "less than or equal to 1000000"),
         ({"burst": 0}, "greater than or equal to 1"),
