@@ -77,11 +77,12 @@ class IssuerKeys:
     def held(self, kid: str) -> SigningKey | None:
         """The key by this id, the same object as long as the issuer has it. Reads nothing, but sees to it that old keys are.
 
-        None, too, after a time without requests in which the issuer may have withdrawn it: `key` then looks first.
+        None, too, after a time without requests in which the issuer may have withdrawn it: `key` then looks first. So a key that
+        its issuer has withdrawn opens nothing after their age and one attempt, however seldom anybody asks.
         """
         if self._is_due(known=True):
             self.start()
-        is_stale = self._problem is None and self._clock() - self._read_at >= 2 * self._age_s
+        is_stale = self._problem is None and self._clock() - self._read_at >= self._age_s + self._retry_s
         return None if is_stale else self._keys.get(kid)
 
     async def key(self, kid: str) -> SigningKey | None:

@@ -127,12 +127,12 @@ def test_old_keys_are_read_again_beside_the_requests() -> None:
 
 
 def test_after_a_long_pause_the_first_request_waits_for_new_keys() -> None:
-    """Nobody looked for twenty minutes: a key that was withdrawn in them opens nothing."""
+    """Nobody looked for eleven minutes: a key that was withdrawn in them opens nothing."""
 
     async def scenario() -> None:
         remote = Remote(jwks("RS256"))
         assert await remote.keys.key("RS256")
-        remote.now += 1200
+        remote.now += 660
         remote.source.document = jwks("ES256")
         assert remote.keys.held("RS256") is None
         assert await remote.keys.key("RS256") is None
