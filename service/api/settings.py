@@ -72,7 +72,8 @@ class Settings(BaseSettings):
         description="Serve pages for people: GET /, and GET /model-card to browsers. false: GET / leads to /docs.json.",
     )
     api_keys: Path | None = Field(
-        default=None, description="File of API keys, see docs/security.md. Without it everybody may call everything."
+        default=None,
+        description="File of API keys, see docs/security.md. Without it and without I2MOE_OIDC_ISSUERS everybody may call all but audit and admin.",
     )
     audit_url: SecretStr | None = Field(
         default=None,
