@@ -73,8 +73,8 @@ class Settings(BaseSettings):
     )
     api_keys: Path | None = Field(
         default=None,
-        description="File of API keys, see docs/security.md. Without it and without I2MOE_OIDC_ISSUERS everybody may call all but "
-        "audit and admin.",
+        description="File of API keys, see docs/security.md. Without it and without I2MOE_OIDC_ISSUERS everybody may call all "
+        "but audit and admin.",
     )
     audit_url: SecretStr | None = Field(
         default=None,
