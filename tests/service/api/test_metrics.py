@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
+from service.api import metric_files
 from service.api.metrics import (
     CDS_ROUTES,
     INFER_ROUTE,
@@ -175,6 +176,24 @@ def test_several_processes_add_up(tmp_path: Path) -> None:
     assert "i2moe_queue_depth 0.0" in text
     assert "pid=" not in text
     assert "i2moe_model_info{" not in text
+
+
+def test_workers_that_begin_together_forget_the_same_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds that another has been quicker goes on."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f"gauge_livesum_{ended.pid}.db"
+    left.touch()
+
+    def too_late(pid: int, folder: str) -> None:
+        assert (pid, folder) == (ended.pid, str(tmp_path))
+        left.unlink()
+        raise FileNotFoundError(left)
+
+    monkeypatch.setattr(metric_files, "mark_process_dead", too_late)
+    monkeypatch.setenv(metric_files.MULTIPROCESS_DIR, str(tmp_path))
+    metric_files.begin_files(["counter"])
+    assert [file.name for file in tmp_path.iterdir()] == [f"counter_{os.getpid()}.db"]
 
 
 EVERY_SERIES = """
