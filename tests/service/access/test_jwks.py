@@ -392,3 +392,12 @@ def test_a_server_that_is_slow_or_gone_is_told(server: HttpsIssuer, monkeypatch:
         IssuerKeys(f"{server.url}/keys", issuer=server.url).read()
     with pytest.raises(JwksError, match="URLError"):
         IssuerKeys("https://127.0.0.1:1/keys", issuer=server.url).read()
+
+
+def test_a_server_that_drips_is_left(server: HttpsIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, all of them would not; no stop of the service waits for the last."""
+    monkeypatch.setattr(module, "_BODY_S", 0.1)
+    server.publish("RS256")
+    server.drip_s = 0.02
+    with pytest.raises(JwksError, match=r"/keys: expected an end within 0.1 s"):
+        IssuerKeys(f"{server.url}/keys", issuer=server.url).read()
