@@ -123,7 +123,7 @@ def test_a_token_that_says_something_wrong_is_refused(source: Path, changes: dic
     [
         {"header": {"typ": "JWT"}},
         {"header": {"typ": None}},
-        {"header": {"typ": "AT+JWT"}},
+        {"header": {"typ": "AT+JWT"}, "nonce": "n"},
         {"header": {"typ": "application/at+jwt"}},
         {"header": {"typ": "JWT"}, "typ": "Bearer", "nonce": "n"},  # Keycloak before 25
         {"nonce": "n"},  # at+jwt says what it is
