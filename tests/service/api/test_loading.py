@@ -74,6 +74,15 @@ def test_what_cannot_be_loaded_is_tried_again_when_it_changes_and_told_as_long_a
     assert folder.loaded == [ONE.path, TWO.path, TWO.path]
 
 
+def test_what_was_refused_before_another_was_loaded_is_tried_again() -> None:
+    """A bundle that came between is a reason to look, and to say it again."""
+    folder = Folder(ONE, TWO, ONE._replace(written_ns=2), TWO)
+    folder.damaged = {TWO.path}
+    found = looks(folder, 4)
+    assert [look.is_news for look in found] == [False, True, False, True]
+    assert folder.loaded == [ONE.path, TWO.path, ONE.path, TWO.path]
+
+
 def test_one_look_at_a_time_loads() -> None:
     """However many ask: the others find that it is done."""
 
