@@ -153,6 +153,7 @@ def test_an_issuer_that_does_not_answer_changes_nothing(broken: Any, caplog: pyt
             remote.now += 60
             assert await remote.keys.key("RS256")
             await remote.settle()
+            assert remote.keys.held("RS256")  # between two attempts, too
         assert remote.source.asked == 22  # not before the tenth minute, then every minute
         remote.source.document = jwks("RS256", "ES256")
         remote.now += 60

@@ -1,5 +1,6 @@
 """API keys: made, read, found, followed while the file changes, and held to their rate."""
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def test_a_new_key_opens_what_its_lines_say(tmp_path: Path) -> None:
     assert keys.find(token[:-1]) is None
     assert keys.find("") is None
     assert keys.find("\ud800") is None
+
+
+def test_a_hash_is_compared_to_its_end(tmp_path: Path) -> None:
+    """One that differs in its last digit is another key's."""
+    token, lines = new_key("ward-7", ["predict"])
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    for position in (0, 8, 32, 63):
+        other = digest[:position] + ("1" if digest[position] == "0" else "0") + digest[position + 1 :]
+        assert Keys(write(tmp_path / "keys.toml", lines.replace(digest, other))).find(token) is None
 
 
 def test_keys_are_long_and_never_the_same() -> None:
@@ -188,6 +198,21 @@ def test_each_key_has_its_own_rate(tmp_path: Path) -> None:
     assert keys.wait_s(first) == 0
     assert keys.wait_s(first) > 900
     assert {keys.wait_s(second) for _ in range(100)} == {0}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_rate_is_followed_too(tmp_path: Path) -> None:
+    """A key whose rate was changed has the new one at once, and of one that is gone nothing is remembered."""
+    (token, slow), (_, gone) = new_key("slow", ["predict"], 0.001), new_key("gone", ["predict"], 0.001)
+    path = write(tmp_path / "keys.toml", slow, "burst = 1", gone)
+    keys = Keys(path)
+    for entry in read_keys(path):
+        keys.wait_s(entry)
+    write(path, slow, "burst = 3")
+    entry = keys.find(token)
+    assert entry is not None
+    assert [keys.wait_s(entry) > 0 for _ in range(4)] == [False, False, False, True]
+    assert set(keys._allowances) == {entry.sha256}
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,16 @@ def test_a_key_opens_no_other_door(guarded: Client, tokens: Any) -> None:
     assert guarded.request("GET", "/explanations", headers={"X-API-Key": tokens["explain"][0]}).status_code == 200
 
 
+@pytest.mark.parametrize("path", [path for path, scope in NEEDS.items() if scope is not None])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "predict"])
+def test_no_method_gets_by_without_a_key(guarded: Client, path: str, method: str) -> None:
+    """Whether or not the path takes it, and whatever another header says that it is."""
+    response = guarded.request(method, path, headers={"X-HTTP-Method-Override": "OPTIONS"})
+    assert response.status_code == 401
+    preflight = guarded.request("OPTIONS", path, headers={"X-HTTP-Method-Override": method})
+    assert preflight.status_code == 405  # which runs nothing
+
+
 @pytest.mark.parametrize("path", NEEDS)
 def test_a_line_feed_opens_nothing(guarded: Client, tokens: Any, path: str) -> None:
     """Starlette's routes match a path with a line feed at its end, too: with or without a key there is nothing there."""
