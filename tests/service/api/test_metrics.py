@@ -20,7 +20,7 @@ from service.api.metrics import (
     route_label,
 )
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, write_tiny_bundle
+from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, tiny_reference, write_tiny_bundle
 
 
 def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
@@ -242,6 +242,17 @@ def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> 
         assert f'i2moe_reference_share{{bin="1.0",of="{of}"}} 0.25' in text
     assert 'i2moe_reference_share{bin="0.3",of="redundancy"} 0.1' in text
     assert "alive" not in text
+
+
+def test_a_model_is_never_compared_with_the_rows_of_the_one_before() -> None:
+    """Of an imported model no held-out rows are known: what was told of the one before it is no number any more."""
+    metrics = Metrics()
+    metrics.begin(tiny_manifest({}), tiny_reference())
+    assert 'i2moe_reference_share{bin="0.1",of="risk"} NaN' not in metrics.render().decode()
+    for reference, is_known in (({}, False), (tiny_reference(), True)):
+        metrics.begin(tiny_manifest({}), reference)
+        lines = [line for line in metrics.render().decode().splitlines() if line.startswith("i2moe_reference_share{")]
+        assert {not line.endswith(" NaN") for line in lines} == {is_known}
 
 
 def test_a_service_tells_its_reference_and_its_limits(tiny_path: Path) -> None:

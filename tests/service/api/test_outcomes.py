@@ -141,15 +141,19 @@ def test_a_store_that_hangs_does_not_hold_its_callers(tiny_path: Path, tmp_path:
         over.set()
 
 
-def test_figures_wait_until_outcomes_can_be_known(tiny_path: Path, tmp_path: Path) -> None:
-    """A prediction younger than the time it foretells does not count: of its like only early deaths are known."""
-    settings: dict[str, Any] = {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "outcomes_every_s": 0.02}
-    with serving(tiny_path, **settings, outcomes_delay_days=365) as client:
-        for request_id in ("r1", "r2"):
+def test_figures_are_of_the_time_that_the_settings_say(tiny_path: Path, tmp_path: Path) -> None:
+    """A prediction younger than the time it foretells does not count: of its like only early deaths are known.
+
+    Nor does one that is older than what is measured.
+    """
+    settings: dict[str, Any] = {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "audit_keep_days": 1000}
+    with serving(tiny_path, **settings, outcomes_every_s=0.02, outcomes_delay_days=365, outcomes_days=90) as client:
+        for request_id in ("r1", "r2", "r3"):
             client.predict(tiny_example(), headers={"X-Request-ID": request_id})
-        tell(client, DEATH | {"label": "alive"}, DEATH | {"request_id": "r2"})
+        tell(client, DEATH | {"label": "alive"}, DEATH | {"request_id": "r2"}, DEATH | {"request_id": "r3", "label": "alive"})
         with sqlite3.connect(tmp_path / "kept.db") as connection:
-            connection.execute("UPDATE i2moe_predictions SET time_us = time_us - 366 * 86400000000 WHERE request_id = 'r2'")
+            ages = "CASE request_id WHEN 'r1' THEN 364 WHEN 'r2' THEN 366 ELSE 456 END"
+            connection.execute(f"UPDATE i2moe_predictions SET time_us = time_us - 86400000000 * {ages}")
         connection.close()
         wait_for(client, 'i2moe_outcome_count{version="1.0.0"}', 1)
         wait_for(client, 'i2moe_outcome_calibration{version="1.0.0"}', 1 - EXAMPLE_RISK)
