@@ -183,7 +183,7 @@ def new_key(name: str, scopes: list[Scope], per_second: float | None = None) -> 
     listed = ", ".join(f'"{scope}"' for scope in sorted(entry.scopes))
     lines = ["[[keys]]", f'name = "{entry.name}"', f'sha256 = "{entry.sha256}"', f"scopes = [{listed}]"]
     if per_second is not None:
-        lines.append(f"per_second = {per_second:g}")
+        lines.append(f"per_second = {per_second!r}")
     return token, "\n".join(lines) + "\n"
 
 

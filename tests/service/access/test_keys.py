@@ -40,6 +40,13 @@ def test_a_new_key_opens_what_its_lines_say(tmp_path: Path) -> None:
     assert keys.find("\ud800") is None
 
 
+@pytest.mark.parametrize("per_second", [1e-6, 0.05, 5, 123456.789, 1e6])
+def test_a_new_key_has_the_rate_that_was_asked_for(tmp_path: Path, per_second: float) -> None:
+    """To the last digit."""
+    (entry,) = read_keys(write(tmp_path / "keys.toml", new_key("a", ["predict"], per_second)[1]))
+    assert entry.per_second == per_second
+
+
 def test_a_hash_is_compared_to_its_end(tmp_path: Path) -> None:
     """One that differs in its last digit is another key's."""
     token, lines = new_key("ward-7", ["predict"])
