@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         return self
 
 
+def is_set(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether the environment says anything of a setting, also where it cannot be read."""
+    return f"{ENV_PREFIX}{name}" in {variable.upper() for variable in environ}
+
+
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """`I2MOE_*` variables that name no setting: probably misspelt."""
     known = {f"{kind.model_config['env_prefix']}{name}".upper() for kind in SETTINGS for name in kind.model_fields}

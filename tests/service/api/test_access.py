@@ -12,8 +12,9 @@ from starlette.routing import Match, Route
 
 from service.access.keys import new_key
 from service.api.access import scope_of
+from service.api.runtime import Runtime
 from tests.service.api.error_shape import assert_error
-from tests.service.api.in_process import Client, serving
+from tests.service.api.in_process import Client, serving, serving_runtime
 from tests.serving import running_server
 from tests.tiny_bundle import tiny_example
 
@@ -173,6 +174,20 @@ def test_open_paths_stay_open(guarded: Client) -> None:
 def test_without_keys_everything_is_open(client: Client) -> None:
     """As before."""
     assert client.get("/metrics").status_code == 200
+
+
+def test_settings_that_cannot_be_read_open_nothing_that_has_keys(
+    tiny_path: Path, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is misspelt: the service is not ready, says why, and lets nobody in, with or without a key."""
+    (tmp_path / "keys.toml").write_text(tokens["metrics"][1])
+    for name, value in {"BUNDLE": tiny_path, "api_keys": tmp_path / "keys.toml", "QUEUE_MAX": "many"}.items():
+        monkeypatch.setenv(f"I2MOE_{name}", str(value))
+    monkeypatch.setattr("service.api.runtime.configure_logging", lambda level, form: None)
+    with serving_runtime(Runtime.from_environment()) as client:
+        assert "I2MOE_QUEUE_MAX" in assert_error(client.get("/v2/health/ready"), 503, "MODEL_NOT_READY")["error"]
+        assert_error(client.get("/metrics"), 401, "UNAUTHORIZED")
+        assert_error(client.request("GET", "/metrics", headers={"X-API-Key": tokens["metrics"][0]}), 401, "UNAUTHORIZED")
 
 
 @pytest.mark.slow
