@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from service.access.keys import new_key
+from service.api import outcome_routes
+from service.api.errors import InvalidInputError
 from service.api.metrics import Metrics
 from service.api.openapi import build_openapi
 from service.api.outcome_routes import MAX_OUTCOMES, OutcomesResponse
@@ -21,6 +24,7 @@ from service.api.outcomes import OutcomeWatch
 from service.api.settings import Settings
 from service.audit.entries import AuditError, Judged
 from service.audit.store import PredictionStore
+from service.bundle.manifest import TaskInfo
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
 from tests.serving import Server, running_server
@@ -163,6 +167,17 @@ def test_outcomes_need_predictions_that_are_kept(tiny_path: Path) -> None:
     """Elsewhere there is nothing that they could belong to."""
     with serving(tiny_path) as client:
         assert "I2MOE_AUDIT_URL" in assert_error(tell(client, DEATH), 404, "NOT_FOUND")["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "more"), [("multilabel", ("a", "b"), {}), ("regression", ("days",), {"training_mean": 3.0})]
+)
+def test_outcomes_of_other_tasks_are_refused_whole(kind: str, labels: tuple[str, ...], more: dict[str, float]) -> None:
+    """Their truth is no one label, so there is nothing that a probability could be judged by."""
+    task = TaskInfo.model_validate({"kind": kind, "labels": labels, "outcome": "an outcome", **more})
+    with pytest.raises(InvalidInputError, match=f"binary and multiclass tasks, found a {kind} task") as refused:
+        outcome_routes._read(to_json({"outcomes": [DEATH]}), task)
+    assert [problem.type for problem in refused.value.detail] == ["task_kind"]
 
 
 def test_outcomes_that_cannot_be_kept_are_told_so(client: Client, tmp_path: Path) -> None:
