@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ _FILE_AGE_S = 10.0
 _RETRY_S = 60.0  # between attempts that failed, and between reads for key ids that are not known
 _FILE_RETRY_S = 1.0
 _FETCH_TIMEOUT_S = 3.0  # of each wait for the source
+_BODY_S = 10.0  # of all that it says: each byte may come in time and the last never, and a stop waits for who reads
 _WAIT_S = 8.0  # of a request for keys
-_MAX_BYTES = 1_000_000
+_MAX_BYTES, _PIECE_BYTES = 1_000_000, 65_536
 _MIN_RSA_BITS = 2048  # NIST SP 800-131A
 _OF_CURVE = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _OF_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
@@ -77,11 +79,12 @@ class IssuerKeys:
     def held(self, kid: str) -> SigningKey | None:
         """The key by this id, the same object as long as the issuer has it. Reads nothing, but sees to it that old keys are.
 
-        None, too, after a time without requests in which the issuer may have withdrawn it: `key` then looks first.
+        None, too, after a time without requests in which the issuer may have withdrawn it: `key` then looks first. So a key that
+        its issuer has withdrawn opens nothing after their age and one attempt, however seldom anybody asks.
         """
         if self._is_due(known=True):
             self.start()
-        is_stale = self._problem is None and self._clock() - self._read_at >= 2 * self._age_s
+        is_stale = self._problem is None and self._clock() - self._read_at >= self._age_s + self._retry_s
         return None if is_stale else self._keys.get(kid)
 
     async def key(self, kid: str) -> SigningKey | None:
@@ -225,7 +228,16 @@ def fetch_json(url: str) -> Any:
         raise JwksError("expected an https URL to read keys from")
     opener = urllib.request.build_opener(_NoRedirects)
     with opener.open(url, timeout=_FETCH_TIMEOUT_S) as response:
-        body = response.read(_MAX_BYTES + 1)
-    if len(body) > _MAX_BYTES:
-        raise JwksError(f"{url}: expected at most {_MAX_BYTES} bytes, found more")
-    return json.loads(body)
+        return json.loads(_body(response, url))
+
+
+def _body(response: HTTPResponse, url: str) -> bytes:
+    """All that a response says, by pieces."""
+    body, give_up = bytearray(), time.monotonic() + _BODY_S
+    while piece := response.read1(_PIECE_BYTES):
+        body += piece
+        if len(body) > _MAX_BYTES:
+            raise JwksError(f"{url}: expected at most {_MAX_BYTES} bytes, found more")
+        if time.monotonic() > give_up:
+            raise JwksError(f"{url}: expected an end within {_BODY_S:g} s, found none")
+    return bytes(body)

@@ -7,6 +7,7 @@ one, add its successor, let clients change over, remove it. The file is read aga
 
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -25,6 +26,7 @@ Scope = Literal["predict", "explain", "metrics", "audit", "outcomes", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "i2moe_"  # so that a key that leaks is found by whoever searches for keys
 _LOOK_EVERY_S = 1.0
+logger = logging.getLogger("i2moe.keys")
 
 
 class KeysError(ValueError):
@@ -77,12 +79,16 @@ class Allowance:
 
 
 class Keys:
-    """The keys of a file, followed while it changes. A change that cannot be read leaves the keys as they were."""
+    """The keys of a file, followed while it changes.
+
+    A change that cannot be read leaves the keys as they were, is told once in the log, and is tried again until it can be.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the file. Raises `KeysError`."""
         self._path = path
-        self._entries, self._stamp = read_keys(path), _stamp(path)
+        self._stamp, self._entries = _stamp(path), read_keys(path)  # in this order: a change in between is seen later
+        self._problem: str | None = None  # with the file as it is now
         self._allowances: dict[str, Allowance] = {}
         self._looked = time.monotonic()
 
@@ -110,13 +116,20 @@ class Keys:
             return
         self._looked = now
         if (stamp := _stamp(self._path)) == self._stamp:
+            self._problem = None
             return
-        self._stamp = stamp
         try:
             self._entries = read_keys(self._path)
-        except KeysError:
+        except KeysError as error:
+            self._tell(str(error))
             return
+        self._stamp, self._problem = stamp, None
         self._allowances = {sha256: a for sha256, a in self._allowances.items() if sha256 in {e.sha256 for e in self._entries}}
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._problem:
+            logger.warning("%s; the keys from before stay", problem)
+        self._problem = problem
 
 
 class NoKeys:
@@ -170,7 +183,7 @@ def new_key(name: str, scopes: list[Scope], per_second: float | None = None) -> 
     listed = ", ".join(f'"{scope}"' for scope in sorted(entry.scopes))
     lines = ["[[keys]]", f'name = "{entry.name}"', f'sha256 = "{entry.sha256}"', f"scopes = [{listed}]"]
     if per_second is not None:
-        lines.append(f"per_second = {per_second:g}")
+        lines.append(f"per_second = {per_second!r}")
     return token, "\n".join(lines) + "\n"
 
 

@@ -64,9 +64,12 @@ class OidcSettings(BaseSettings):
         default=None, gt=0, description="How long a token may be valid in all (`exp` less `iat`). Not set: as long as it says."
     )
     per_second: float | None = Field(
-        default=None, gt=0, description="Requests a second on average of one subject. Not set: as many as the service takes."
+        default=None,
+        ge=1e-6,
+        le=1e6,
+        description="Requests a second on average of one subject. Not set: as many as the service takes.",
     )
-    burst: int = Field(default=20, ge=1, description="Requests of one subject at once after a pause.")
+    burst: int = Field(default=20, ge=1, le=1_000_000, description="Requests of one subject at once after a pause.")
 
     @field_validator("issuers")
     @classmethod

@@ -72,11 +72,13 @@ class Comparing:
         attempts = (self._attempt(partial(self._read, offer), failing=len(offer.positions)) for offer in offers)
         if not (read := [part for part in attempts if part is not None]):
             return
-        served = Told.join([part.served for part in read])
-        arrays = {name: np.concatenate([part.arrays[name] for part in read]) for name in read[0].arrays}
-        for start in range(0, len(served.prediction), self.rows_at_once):
+        num_read = sum(len(part.served.prediction) for part in read)
+        if (joined := self._attempt(partial(_joined, read), failing=num_read)) is None:
+            return
+        served, arrays = joined
+        for start in range(0, num_read, self.rows_at_once):
             if not is_wanted():
-                self.report(Report(SKIPPED, len(served.prediction) - start))
+                self.report(Report(SKIPPED, num_read - start))
                 return
             self._compare_rows(served, arrays, slice(start, start + self.rows_at_once))
 
@@ -133,3 +135,9 @@ class Comparing:
             return self.other.reader.schema.encode(record).arrays
         except InvalidRecordError:
             return None
+
+
+def _joined(parts: Sequence[_Read]) -> _Read:
+    """Those of several requests, one after the other."""
+    arrays = {name: np.concatenate([part.arrays[name] for part in parts]) for name in parts[0].arrays}
+    return _Read(Told.join([part.served for part in parts]), arrays)

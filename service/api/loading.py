@@ -31,7 +31,7 @@ class Following(Generic[M]):
     """The bundle that is to be there, as often as it is looked at."""
 
     def __init__(self, *, find: Callable[[], Found], load: Callable[[Path], Awaitable[M]]) -> None:
-        """`find` is called in a thread and raises `BundleError`; `load` raises what it likes."""
+        """`find` is called in a thread; it and `load` raise `BundleError`, and what they like."""
         self._find, self._load = find, load
         self._held: Found | None = None
         self._refused: Found | None = None
@@ -48,8 +48,8 @@ class Following(Generic[M]):
                 found = await asyncio.to_thread(self._find)
             except BundleError as error:
                 return self._refuse(None, str(error))
-            except OSError as error:
-                return self._refuse(None, f"the bundle cannot be looked at ({error.strerror})")
+            except Exception as error:  # no thread to spare, for instance: who looks again and again must go on
+                return self._refuse(None, f"the bundle cannot be looked at ({_word(error)})")
             if found in (self._held, self._refused):
                 return Looked(None, 0.0, self._refusal if found == self._refused else None, is_news=False)
             started = time.perf_counter()
@@ -69,6 +69,10 @@ class Following(Generic[M]):
         is_news = (found, reason) != (self._refused, self._refusal)
         self._refused, self._refusal = found, reason
         return Looked(None, 0.0, reason, is_news)
+
+
+def _word(error: Exception) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else type(error).__name__
 
 
 def load_model(path: Path, settings: Settings) -> tuple[Bundle, Predictor]:

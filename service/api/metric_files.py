@@ -7,6 +7,7 @@ its blocks before it is mapped, with room for all series that the service can ha
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -49,7 +50,8 @@ def _forget_dead_processes(folder: Path) -> None:
     for file in folder.glob("gauge_live*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not _is_alive(pid):
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            with suppress(FileNotFoundError):  # another worker that begins forgets it, too
+                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 def _is_alive(pid: int) -> bool:
@@ -57,6 +59,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)  # signal 0 only asks
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is somebody else's
+        pass
     return True

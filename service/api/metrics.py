@@ -3,6 +3,7 @@
 A scrape adds up the numbers of all serving processes, from the files of `service.api.metric_files`.
 """
 
+import math
 import os
 from bisect import bisect_left
 from collections import Counter as Counts
@@ -121,6 +122,7 @@ class Metrics:
             ["of", "bin"],
             mode="livemax",
         )
+        self._referred: set[str] = set()  # what reference_share was ever told of
         self.outcomes = {
             name: gauge(f"outcome_{name}", text, ["version"], mode="livemostrecent") for name, text in _OUTCOMES.items()
         }
@@ -184,9 +186,15 @@ class Metrics:
         label = manifest.task.labels[-1]
         if manifest.task.kind == "binary" and (risk := reference.get("prediction", {}).get(label)) is not None:
             told[RISK] = risk
+        for name in self._referred - told.keys():  # by the model before, whose rows tell nothing of this one
+            self._set_reference(name, [math.nan] * len(_TENTHS))
         for name, histogram in told.items():
-            for limit, share in zip(_TENTHS, _shares(histogram), strict=True):
-                self.reference_share.labels(name, str(limit)).set(share)
+            self._set_reference(name, _shares(histogram))
+        self._referred |= told.keys()
+
+    def _set_reference(self, name: str, shares: Sequence[float]) -> None:
+        for limit, share in zip(_TENTHS, shares, strict=True):
+            self.reference_share.labels(name, str(limit)).set(share)
 
     def _begin_reference_auroc(self, manifest: Manifest) -> None:
         found = manifest.metrics.get("test", {}).get("auroc")

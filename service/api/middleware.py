@@ -1,7 +1,9 @@
 """Around every request: its id, one error shape, its duration, a log line that names no value.
 
 Where nothing more may wait, what is to be scored is refused here, before any of it is read: in overload, refusals take the time
-that answers need. Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in the one shape.
+that answers need. So is a path with a line feed: routes of Starlette match one with a line feed more at its end, of
+which no label and so no scope is known, and `/predict%0A` needed no key. Also words the plain-text refusals of BentoML and
+Starlette (404, 405, 503 of /readyz, 500) in the one shape.
 """
 
 import logging
@@ -36,6 +38,7 @@ access_logger = logging.getLogger("i2moe.access")
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _SCOPE_KEY = "i2moe.request"
+_NOTHING = "there is nothing at this path; GET /docs.json describes every path"
 _OWN_TYPES = ("application/json", FHIR_JSON)  # of answers that need no rewording
 
 
@@ -83,7 +86,9 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send, runtime, trace)
         served, traced = begin_served(Served(info.id, None if trace is None else trace.id)), begin_traced(trace)
         try:
-            if runtime.is_full and scope["method"] == "POST" and route_label(scope["path"]) in SCORING_ROUTES:
+            if "\n" in scope["path"]:
+                await exchange.refuse(NotFoundError(_NOTHING))
+            elif runtime.is_full and scope["method"] == "POST" and route_label(scope["path"]) in SCORING_ROUTES:
                 await exchange.refuse(OverloadedError())
             else:
                 await self._app(scope, receive, exchange.send)
@@ -129,7 +134,7 @@ class _Exchange:
             return NotReadyError(f"no model is ready: {self._runtime.reason}")
         match self._status:
             case 404:
-                return NotFoundError("there is nothing at this path; GET /docs.json describes every path")
+                return NotFoundError(_NOTHING)
             case 405:
                 return MethodNotAllowedError("this path does not answer this method; see the Allow header")
             case 500:

@@ -25,7 +25,14 @@ from service.api.metrics import Metrics
 from service.api.outcomes import OutcomeWatch
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
-from service.api.settings import Settings, read_clinical_settings, read_oidc_settings, read_settings, unknown_variables
+from service.api.settings import (
+    Settings,
+    is_set,
+    read_clinical_settings,
+    read_oidc_settings,
+    read_settings,
+    unknown_variables,
+)
 from service.api.shadow import Shadow
 from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
@@ -123,7 +130,7 @@ class Runtime:
     @classmethod
     def from_environment(cls) -> "Runtime":
         """The runtime that the I2MOE_* variables describe."""
-        settings, problem = read_settings()
+        settings, unread = read_settings()
         clinical, clinical_problem = read_clinical_settings()
         oidc, oidc_problem = read_oidc_settings()
         configure_logging(settings.log_level, settings.log_format)
@@ -133,8 +140,11 @@ class Runtime:
         if missing is not None and settings.traces is None:  # a platform set OTEL_* for all it runs
             logger.warning("no traces are exported: %s", missing)
             missing = None
-        problem = problem or clinical_problem or oidc_problem or missing
-        return cls(settings, clinical=clinical, oidc=oidc, tracing=tracing, problem=problem)
+        problem = unread or clinical_problem or oidc_problem or missing
+        runtime = cls(settings, clinical=clinical, oidc=oidc, tracing=tracing, problem=problem)
+        if unread is not None and is_set("API_KEYS", os.environ):  # whoever asked for keys has not asked for an open service
+            runtime.keys = NoKeys()
+        return runtime
 
     @property
     def is_ready(self) -> bool:

@@ -72,7 +72,9 @@ class Settings(BaseSettings):
         description="Serve pages for people: GET /, and GET /model-card to browsers. false: GET / leads to /docs.json.",
     )
     api_keys: Path | None = Field(
-        default=None, description="File of API keys, see docs/security.md. Without it everybody may call everything."
+        default=None,
+        description="File of API keys, see docs/security.md. Without it and without I2MOE_OIDC_ISSUERS everybody may call all "
+        "but audit and admin.",
     )
     audit_url: SecretStr | None = Field(
         default=None,
@@ -120,6 +122,11 @@ class Settings(BaseSettings):
         if self.queue_max < self.max_instances:
             raise ValueError(f"QUEUE_MAX ({self.queue_max}) must be at least MAX_INSTANCES ({self.max_instances})")
         return self
+
+
+def is_set(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether the environment says anything of a setting, also where it cannot be read."""
+    return f"{ENV_PREFIX}{name}" in {variable.upper() for variable in environ}
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:

@@ -128,13 +128,21 @@ class Shadow:
             if other is not None and served is not None and not self._is_matched(other, served):
                 self._retire()
                 self._matched, self._unmatched = (other, served), LOADING
-                try:
-                    self._take_over(other, await asyncio.to_thread(Comparison.of, served, other.manifest))
-                    self._unmatched = None
-                except IncomparableError as error:
-                    self._unmatched = f"{other.info['name']} {other.info['version']} cannot be compared: {error}"
-                    logger.error("no shadow runs: %s", error)  # noqa: TRY400 - it is told by its reason
+                self._unmatched = await self._try(other, served)
             self._metrics.shadow.problem.set(0 if self.status["problem"] is None else 1)
+
+    async def _try(self, other: Other, served: Manifest) -> str | None:
+        """Have them compared from now on; answers why they cannot be."""
+        try:
+            self._take_over(other, await asyncio.to_thread(Comparison.of, served, other.manifest))
+        except IncomparableError as error:
+            logger.error("no shadow runs: %s", error)  # noqa: TRY400 - it is told by its reason
+            return f"{other.info['name']} {other.info['version']} cannot be compared: {error}"
+        except Exception as error:  # no thread or no memory to spare, which the next look may find
+            logger.error("no shadow runs: unexpected %s", places(error))  # noqa: TRY400 - never the text
+            self._matched = None
+            return f"{other.info['name']} {other.info['version']} cannot be compared now ({type(error).__name__})"
+        return None
 
     def _is_matched(self, other: Other, served: Manifest) -> bool:
         """Whether these very objects are: a bundle that was put there again is another."""
@@ -196,8 +204,8 @@ class Shadow:
             self._metrics.shadow.observe(report.differences)
 
     async def close(self) -> None:
-        """Drop what waits."""
-        running = self._running
+        """Drop what waits, and begin nothing more: another model may be served at this moment."""
+        running, self._other = self._running, None
         self._retire()
         for task in self._tasks:
             task.cancel()

@@ -71,7 +71,9 @@ def test_what_is_too_large_is_refused_in_the_services_shape(proxy: Proxy) -> Non
     assert_error(header, 400, "INVALID_JSON")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/admin/reload"])
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/admin/reload", "/metrics%0A", "/admin/reload%0A", "//metrics", "/v2/..%2fmetrics"]
+)
 def test_what_is_for_the_inside_is_not_there(proxy: Proxy, path: str) -> None:
     """Whatever key a caller has."""
     assert_error(httpx.post(f"{proxy.url}{path}", verify=proxy.trust), 404, "NOT_FOUND")

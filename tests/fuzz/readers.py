@@ -16,8 +16,8 @@ from export.bundle import run_material
 from export.errors import ExportError
 from export.released import released_material
 from service.access.keys import Keys, KeysError
+from service.api.loading import load_model
 from service.api.openapi import build_openapi
-from service.api.runtime import load_model
 from service.api.settings import Settings
 from service.bundle.__main__ import main as bundle_main
 from service.bundle.choose import find_bundle

@@ -75,6 +75,7 @@ class HttpsIssuer:
     documents: dict[str, bytes | int | str] = field(default_factory=dict)  # a body, a status, or where to go instead
     asked: list[str] = field(default_factory=list)
     delay_s: float = 0.0
+    drip_s: float = 0.0  # before each byte of a body
 
     def publish(self, *names: str, issuer: str | None = None, jwks_uri: str | None = None) -> None:
         """Keys, and the discovery document that leads to them."""
@@ -99,7 +100,9 @@ def https_issuer(folder: Path) -> Iterator[HttpsIssuer]:
                 self.send_header("Location", found)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            for piece in (body[i : i + 1] for i in range(len(body))) if issuer.drip_s else (body,):
+                time.sleep(issuer.drip_s)
+                self.wfile.write(piece)
 
         def log_message(self, *_: Any) -> None:
             """Nowhere."""

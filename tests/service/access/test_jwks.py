@@ -127,12 +127,12 @@ def test_old_keys_are_read_again_beside_the_requests() -> None:
 
 
 def test_after_a_long_pause_the_first_request_waits_for_new_keys() -> None:
-    """Nobody looked for twenty minutes: a key that was withdrawn in them opens nothing."""
+    """Nobody looked for eleven minutes: a key that was withdrawn in them opens nothing."""
 
     async def scenario() -> None:
         remote = Remote(jwks("RS256"))
         assert await remote.keys.key("RS256")
-        remote.now += 1200
+        remote.now += 660
         remote.source.document = jwks("ES256")
         assert remote.keys.held("RS256") is None
         assert await remote.keys.key("RS256") is None
@@ -153,6 +153,7 @@ def test_an_issuer_that_does_not_answer_changes_nothing(broken: Any, caplog: pyt
             remote.now += 60
             assert await remote.keys.key("RS256")
             await remote.settle()
+            assert remote.keys.held("RS256")  # between two attempts, too
         assert remote.source.asked == 22  # not before the tenth minute, then every minute
         remote.source.document = jwks("RS256", "ES256")
         remote.now += 60
@@ -392,3 +393,12 @@ def test_a_server_that_is_slow_or_gone_is_told(server: HttpsIssuer, monkeypatch:
         IssuerKeys(f"{server.url}/keys", issuer=server.url).read()
     with pytest.raises(JwksError, match="URLError"):
         IssuerKeys("https://127.0.0.1:1/keys", issuer=server.url).read()
+
+
+def test_a_server_that_drips_is_left(server: HttpsIssuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, all of them would not; no stop of the service waits for the last."""
+    monkeypatch.setattr(module, "_BODY_S", 0.1)
+    server.publish("RS256")
+    server.drip_s = 0.02
+    with pytest.raises(JwksError, match=r"/keys: expected an end within 0.1 s"):
+        IssuerKeys(f"{server.url}/keys", issuer=server.url).read()

@@ -1,5 +1,6 @@
 """API keys: made, read, found, followed while the file changes, and held to their rate."""
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from service.access import keys as module
 from service.access.__main__ import main
 from service.access.keys import Allowance, Keys, KeysError, bearer_token, new_key, read_keys
+from service.bundle.documents import read_file
 
 
 def write(path: Path, *entries: str) -> Path:
@@ -38,6 +40,22 @@ def test_a_new_key_opens_what_its_lines_say(tmp_path: Path) -> None:
     assert keys.find("\ud800") is None
 
 
+@pytest.mark.parametrize("per_second", [1e-6, 0.05, 5, 123456.789, 1e6])
+def test_a_new_key_has_the_rate_that_was_asked_for(tmp_path: Path, per_second: float) -> None:
+    """To the last digit."""
+    (entry,) = read_keys(write(tmp_path / "keys.toml", new_key("a", ["predict"], per_second)[1]))
+    assert entry.per_second == per_second
+
+
+def test_a_hash_is_compared_to_its_end(tmp_path: Path) -> None:
+    """One that differs in its last digit is another key's."""
+    token, lines = new_key("ward-7", ["predict"])
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    for position in (0, 8, 32, 63):
+        other = digest[:position] + ("1" if digest[position] == "0" else "0") + digest[position + 1 :]
+        assert Keys(write(tmp_path / "keys.toml", lines.replace(digest, other))).find(token) is None
+
+
 def test_keys_are_long_and_never_the_same() -> None:
     """256 bits each."""
     made = {new_key("a", ["predict"])[0] for _ in range(50)}
@@ -62,8 +80,8 @@ def test_a_changed_file_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("damage", ["", "[[keys]\n", '[[keys]]\nname = "a"', None])
-def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: str | None) -> None:
-    """A half-written file, or none, locks nobody out and lets nobody in."""
+def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: str | None, caplog: Any) -> None:
+    """A half-written file, or none, locks nobody out and lets nobody in; the log says so once, and nothing of the file."""
     token, lines = new_key("ward-7", ["predict"])
     path = write(tmp_path / "keys.toml", lines)
     keys = Keys(path)
@@ -71,8 +89,53 @@ def test_a_change_that_cannot_be_read_changes_nothing(tmp_path: Path, damage: st
         path.unlink()
     else:
         path.write_text(damage)
+    for _ in range(3):
+        assert keys.find(token)
+        assert keys.find("another") is None
+    (told,) = caplog.records
+    assert told.getMessage().startswith(f"{path}: ")
+    assert told.getMessage().endswith("; the keys from before stay")
+    write(path, lines)
     assert keys.find(token)
-    assert keys.find("another") is None
+    path.write_text("")
+    assert keys.find(token)
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_file_that_could_not_be_opened_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removed key must not stay because the process had no file to spare when the file changed."""
+    (old, old_lines), (new, new_lines) = new_key("old", ["predict"]), new_key("new", ["predict"])
+    path = write(tmp_path / "keys.toml", old_lines)
+    keys = Keys(path)
+    write(path, new_lines)
+
+    def fails(path: Path, limit: int) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr(module, "read_file", fails)
+        assert keys.find(old)
+    assert keys.find(old) is None
+    assert keys.find(new)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_change_while_the_file_is_read_for_the_first_time_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read is then older than the file."""
+    (old, old_lines), (new, new_lines) = new_key("old", ["predict"]), new_key("new", ["predict"])
+    path = write(tmp_path / "keys.toml", old_lines)
+
+    def read_then_changed(path: Path, limit: int) -> bytes:
+        read = read_file(path, limit)
+        write(path, new_lines, "# changed")
+        return read
+
+    with monkeypatch.context() as changing:
+        changing.setattr(module, "read_file", read_then_changed)
+        keys = Keys(path)
+    assert keys.find(old) is None
+    assert keys.find(new)
 
 
 HASH = "0" * 64
@@ -142,6 +205,21 @@ def test_each_key_has_its_own_rate(tmp_path: Path) -> None:
     assert keys.wait_s(first) == 0
     assert keys.wait_s(first) > 900
     assert {keys.wait_s(second) for _ in range(100)} == {0}
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_rate_is_followed_too(tmp_path: Path) -> None:
+    """A key whose rate was changed has the new one at once, and of one that is gone nothing is remembered."""
+    (token, slow), (_, gone) = new_key("slow", ["predict"], 0.001), new_key("gone", ["predict"], 0.001)
+    path = write(tmp_path / "keys.toml", slow, "burst = 1", gone)
+    keys = Keys(path)
+    for entry in read_keys(path):
+        keys.wait_s(entry)
+    write(path, slow, "burst = 3")
+    entry = keys.find(token)
+    assert entry is not None
+    assert [keys.wait_s(entry) > 0 for _ in range(4)] == [False, False, False, True]
+    assert set(keys._allowances) == {entry.sha256}
 
 
 @pytest.mark.parametrize(

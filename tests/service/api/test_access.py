@@ -1,16 +1,20 @@
 """Keys at the door: who is let in where, who is sent away and how, and that nothing is read of those."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.routing import Match, Route
 
 from service.access.keys import new_key
 from service.api.access import scope_of
+from service.api.runtime import Runtime
 from tests.service.api.error_shape import assert_error
-from tests.service.api.in_process import Client, serving
+from tests.service.api.in_process import Client, serving, serving_runtime
 from tests.serving import running_server
 from tests.tiny_bundle import tiny_example
 
@@ -31,6 +35,9 @@ NEEDS = {
     "/v2/health/live": None,
     "/v2/health/ready": None,
     "/nothing": None,
+    "/v2nothing": None,
+    "/predictionsnothing": None,
+    "/cds-servicesnothing": None,
     "/predictions/r1": "audit",
     "/admin/reload": "admin",
     "/outcomes": "outcomes",
@@ -103,6 +110,43 @@ def test_a_key_opens_no_other_door(guarded: Client, tokens: Any) -> None:
     assert guarded.request("GET", "/explanations", headers={"X-API-Key": tokens["explain"][0]}).status_code == 200
 
 
+@pytest.mark.parametrize("path", [path for path, scope in NEEDS.items() if scope is not None])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "predict"])
+def test_no_method_gets_by_without_a_key(guarded: Client, path: str, method: str) -> None:
+    """Whether or not the path takes it, and whatever another header says that it is."""
+    response = guarded.request(method, path, headers={"X-HTTP-Method-Override": "OPTIONS"})
+    assert response.status_code == 401
+    preflight = guarded.request("OPTIONS", path, headers={"X-HTTP-Method-Override": method})
+    assert preflight.status_code == 405  # which runs nothing
+
+
+@pytest.mark.parametrize("path", NEEDS)
+def test_a_line_feed_opens_nothing(guarded: Client, tokens: Any, path: str) -> None:
+    """Starlette's routes match a path with a line feed at its end, too: with or without a key there is nothing there."""
+    headers: dict[str, str]
+    for headers in ({}, {"X-API-Key": tokens["explain"][0]}):
+        for method in ("GET", "HEAD", "POST"):
+            assert guarded.request(method, f"{path}%0A", headers=headers).status_code == 404
+
+
+SEGMENT = st.text(st.characters(exclude_characters="/\n", exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@given(data=st.data())
+def test_a_route_is_guarded_by_its_scope_however_its_path_is_spelled(data: st.DataObject, guarded: Client) -> None:
+    """Whatever path leads to it: what the router and the guard think of a path never differs."""
+    route = data.draw(st.sampled_from(guarded.app.routes))
+    assert isinstance(route, Route)
+    end = data.draw(st.sampled_from(["", "/", "//", " ", "\r", "\0", ";"]))
+    path = re.sub(r"{\w+}", lambda _: data.draw(SEGMENT), route.path) + end
+    for found in guarded.app.routes:
+        assert isinstance(found, Route)
+        if found.matches({"type": "http", "method": "GET", "path": path})[0] is not Match.NONE:
+            plain = re.sub(r"{\w+}", "tiny", found.path)
+            assert scope_of(path, tokens=False) == scope_of(plain, tokens=False)
+            break
+
+
 def test_a_key_that_is_used_too_often_waits(guarded: Client, tokens: Any) -> None:
     """429 says for how long; other keys go on."""
     slow = {"X-API-Key": tokens["slow"][0]}
@@ -133,6 +177,20 @@ def test_open_paths_stay_open(guarded: Client) -> None:
 def test_without_keys_everything_is_open(client: Client) -> None:
     """As before."""
     assert client.get("/metrics").status_code == 200
+
+
+def test_settings_that_cannot_be_read_open_nothing_that_has_keys(
+    tiny_path: Path, tokens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is misspelt: the service is not ready, says why, and lets nobody in, with or without a key."""
+    (tmp_path / "keys.toml").write_text(tokens["metrics"][1])
+    for name, value in {"BUNDLE": tiny_path, "api_keys": tmp_path / "keys.toml", "QUEUE_MAX": "many"}.items():
+        monkeypatch.setenv(f"I2MOE_{name}", str(value))
+    monkeypatch.setattr("service.api.runtime.configure_logging", lambda level, form: None)
+    with serving_runtime(Runtime.from_environment()) as client:
+        assert "I2MOE_QUEUE_MAX" in assert_error(client.get("/v2/health/ready"), 503, "MODEL_NOT_READY")["error"]
+        assert_error(client.get("/metrics"), 401, "UNAUTHORIZED")
+        assert_error(client.request("GET", "/metrics", headers={"X-API-Key": tokens["metrics"][0]}), 401, "UNAUTHORIZED")
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from service.access.keys import SCOPES, new_key
+from service.access.oidc import AccessTokens
 from service.access.settings import OidcSettings
+from service.access.tokens import TokenError
 from service.api.runtime import Runtime
 from service.api.settings import Settings
 from service.clinical.settings import ClinicalSettings
@@ -106,6 +108,19 @@ def test_a_key_or_a_token_is_enough(guarded: Client, key: tuple[str, str]) -> No
     for headers in ({"X-API-Key": key[0]}, {"Authorization": f"Bearer {key[0]}"}, {"X-API-Key": key[0], **bearer(exp=1)}):
         assert guarded.post(json=tiny_example(), headers=headers).status_code == (200 if has_keys else 401)
     assert guarded.post(json=tiny_example(), headers={"X-API-Key": "i2moe_wrong", **bearer()}).status_code == 200
+
+
+def test_a_token_is_checked_with_its_first_request(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signature takes longer to check than all else that decides who may call."""
+    with serving_tokens(tiny_path, trusting(tmp_path)) as client:
+        assert client.post(json=tiny_example(), headers=bearer()).status_code == 200
+
+        async def refuse(_: AccessTokens, text: str) -> None:
+            raise TokenError("checked again")
+
+        monkeypatch.setattr(AccessTokens, "check", refuse)
+        assert client.post(json=tiny_example(), headers=bearer()).status_code == 200
+        assert client.refused(401, "UNAUTHORIZED", json=tiny_example(), headers=bearer(jti="2"))["error"] == "checked again"
 
 
 def test_refusals_are_counted(guarded: Client) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
+from service.api import metric_files
 from service.api.metrics import (
     CDS_ROUTES,
     INFER_ROUTE,
@@ -19,7 +20,7 @@ from service.api.metrics import (
     route_label,
 )
 from tests.service.api.in_process import Client, serving
-from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, write_tiny_bundle
+from tests.tiny_bundle import POISON, TINY_UNCERTAINTY, tiny_example, tiny_manifest, tiny_reference, write_tiny_bundle
 
 
 def test_samples_are_counted_by_outcome(poisoned_path: Path) -> None:
@@ -177,6 +178,24 @@ def test_several_processes_add_up(tmp_path: Path) -> None:
     assert "i2moe_model_info{" not in text
 
 
+def test_workers_that_begin_together_forget_the_same_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds that another has been quicker goes on."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f"gauge_livesum_{ended.pid}.db"
+    left.touch()
+
+    def too_late(pid: int, folder: str) -> None:
+        assert (pid, folder) == (ended.pid, str(tmp_path))
+        left.unlink()
+        raise FileNotFoundError(left)
+
+    monkeypatch.setattr(metric_files, "mark_process_dead", too_late)
+    monkeypatch.setenv(metric_files.MULTIPROCESS_DIR, str(tmp_path))
+    metric_files.begin_files(["counter"])
+    assert [file.name for file in tmp_path.iterdir()] == [f"counter_{os.getpid()}.db"]
+
+
 EVERY_SERIES = """
 from service.api.metrics import *
 from tests.tiny_bundle import tiny_manifest
@@ -223,6 +242,17 @@ def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> 
         assert f'i2moe_reference_share{{bin="1.0",of="{of}"}} 0.25' in text
     assert 'i2moe_reference_share{bin="0.3",of="redundancy"} 0.1' in text
     assert "alive" not in text
+
+
+def test_a_model_is_never_compared_with_the_rows_of_the_one_before() -> None:
+    """Of an imported model no held-out rows are known: what was told of the one before it is no number any more."""
+    metrics = Metrics()
+    metrics.begin(tiny_manifest({}), tiny_reference())
+    assert 'i2moe_reference_share{bin="0.1",of="risk"} NaN' not in metrics.render().decode()
+    for reference, is_known in (({}, False), (tiny_reference(), True)):
+        metrics.begin(tiny_manifest({}), reference)
+        lines = [line for line in metrics.render().decode().splitlines() if line.startswith("i2moe_reference_share{")]
+        assert {not line.endswith(" NaN") for line in lines} == {is_known}
 
 
 def test_a_service_tells_its_reference_and_its_limits(tiny_path: Path) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from service.access.keys import new_key
+from service.api import outcome_routes
+from service.api.errors import InvalidInputError
 from service.api.metrics import Metrics
 from service.api.openapi import build_openapi
 from service.api.outcome_routes import MAX_OUTCOMES, OutcomesResponse
@@ -21,6 +24,7 @@ from service.api.outcomes import OutcomeWatch
 from service.api.settings import Settings
 from service.audit.entries import AuditError, Judged
 from service.audit.store import PredictionStore
+from service.bundle.manifest import TaskInfo
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
 from tests.serving import Server, running_server
@@ -141,15 +145,19 @@ def test_a_store_that_hangs_does_not_hold_its_callers(tiny_path: Path, tmp_path:
         over.set()
 
 
-def test_figures_wait_until_outcomes_can_be_known(tiny_path: Path, tmp_path: Path) -> None:
-    """A prediction younger than the time it foretells does not count: of its like only early deaths are known."""
-    settings: dict[str, Any] = {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "outcomes_every_s": 0.02}
-    with serving(tiny_path, **settings, outcomes_delay_days=365) as client:
-        for request_id in ("r1", "r2"):
+def test_figures_are_of_the_time_that_the_settings_say(tiny_path: Path, tmp_path: Path) -> None:
+    """A prediction younger than the time it foretells does not count: of its like only early deaths are known.
+
+    Nor does one that is older than what is measured.
+    """
+    settings: dict[str, Any] = {"audit_url": f"sqlite:///{tmp_path / 'kept.db'}", "audit_keep_days": 1000}
+    with serving(tiny_path, **settings, outcomes_every_s=0.02, outcomes_delay_days=365, outcomes_days=90) as client:
+        for request_id in ("r1", "r2", "r3"):
             client.predict(tiny_example(), headers={"X-Request-ID": request_id})
-        tell(client, DEATH | {"label": "alive"}, DEATH | {"request_id": "r2"})
+        tell(client, DEATH | {"label": "alive"}, DEATH | {"request_id": "r2"}, DEATH | {"request_id": "r3", "label": "alive"})
         with sqlite3.connect(tmp_path / "kept.db") as connection:
-            connection.execute("UPDATE i2moe_predictions SET time_us = time_us - 366 * 86400000000 WHERE request_id = 'r2'")
+            ages = "CASE request_id WHEN 'r1' THEN 364 WHEN 'r2' THEN 366 ELSE 456 END"
+            connection.execute(f"UPDATE i2moe_predictions SET time_us = time_us - 86400000000 * {ages}")
         connection.close()
         wait_for(client, 'i2moe_outcome_count{version="1.0.0"}', 1)
         wait_for(client, 'i2moe_outcome_calibration{version="1.0.0"}', 1 - EXAMPLE_RISK)
@@ -159,6 +167,17 @@ def test_outcomes_need_predictions_that_are_kept(tiny_path: Path) -> None:
     """Elsewhere there is nothing that they could belong to."""
     with serving(tiny_path) as client:
         assert "I2MOE_AUDIT_URL" in assert_error(tell(client, DEATH), 404, "NOT_FOUND")["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "more"), [("multilabel", ("a", "b"), {}), ("regression", ("days",), {"training_mean": 3.0})]
+)
+def test_outcomes_of_other_tasks_are_refused_whole(kind: str, labels: tuple[str, ...], more: dict[str, float]) -> None:
+    """Their truth is no one label, so there is nothing that a probability could be judged by."""
+    task = TaskInfo.model_validate({"kind": kind, "labels": labels, "outcome": "an outcome", **more})
+    with pytest.raises(InvalidInputError, match=f"binary and multiclass tasks, found a {kind} task") as refused:
+        outcome_routes._read(to_json({"outcomes": [DEATH]}), task)
+    assert [problem.type for problem in refused.value.detail] == ["task_kind"]
 
 
 def test_outcomes_that_cannot_be_kept_are_told_so(client: Client, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from service.api.comparing import Other
 from service.api.runtime import Runtime
 from service.api.settings import Settings
 from service.api.shadow import Shadow
+from service.bundle.comparison import Comparison
 from service.bundle.output import Output
 from tests.service.api.in_process import Client, serving, serving_runtime
 from tests.service.clinical.clinical_bundle import (
@@ -222,7 +223,7 @@ class Odd(Shadow):
 
     def __init__(self, settings: Settings, runtime: Runtime, *, path: Path) -> None:
         super().__init__(settings, runtime.metrics, path=path)
-        self.begun, self.may_go = threading.Event(), threading.Event()
+        self.begun, self.may_go, self.ended = threading.Event(), threading.Event(), threading.Event()
         self.fails: type[Exception] | None = None
 
     async def _load(self, path: Path) -> Other:
@@ -233,7 +234,9 @@ class Odd(Shadow):
             assert self.may_go.wait(10)
             if self.fails is not None:
                 raise self.fails(str(arrays))
-            return other.run(arrays)
+            output = other.run(arrays)
+            self.ended.set()
+            return output
 
         return Other(other.manifest, other.info, run, other.reader)
 
@@ -429,6 +432,40 @@ def test_requests_that_are_not_chosen_are_not_counted(tiny_path: Path, other_pat
         for _ in range(20):
             client.predict(tiny_example())
         settle(client, compared=10)
+
+
+def test_a_shadow_that_cannot_begin_now_is_told_and_tried_again(tiny_path: Path, other_path: Path, caplog: Any) -> None:
+    """For want of a thread, for instance: it is not "being loaded" for ever, and the next look has another chance."""
+
+    class Threadless(Shadow):
+        fails = True
+
+        def _take_over(self, other: Other, comparison: Comparison) -> None:
+            if self.fails:
+                raise RuntimeError("can't start new thread")
+            super()._take_over(other, comparison)
+
+    settings = Settings(bundle=tiny_path, num_threads=1, shadow_bundle=other_path)
+    runtime = Runtime(settings)
+    shadow = runtime.shadow = Threadless(settings, runtime.metrics, path=other_path)
+    with serving_runtime(runtime) as client:
+        wait_for(client, lambda: "cannot be compared now (RuntimeError)" in (status(client)["problem"] or ""))
+        assert client.metric("i2moe_shadow_problem") == 1
+        assert "no shadow runs: unexpected RuntimeError" in caplog.text
+        shadow.fails = False
+        client._portal.call(shadow.follow)
+        assert status(client)["problem"] is None
+        assert client.metric("i2moe_shadow_problem") == 0
+
+
+def test_a_stop_waits_for_the_pass_that_has_begun(tiny_path: Path, other_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that comes out of a graph after Python's end may abort the process."""
+    monkeypatch.setattr("service.api.background._STOP_S", 20.0)
+    with oddly_shadowed(tiny_path, other_path) as (client, odd):
+        client.predict(tiny_example())
+        assert odd.begun.wait(10)
+        threading.Timer(0.2, odd.may_go.set).start()
+    assert odd.ended.is_set()
 
 
 @pytest.mark.slow
