@@ -1,53 +1,25 @@
-"""Which requests need a key or an access token, and of which scope.
+"""Routes that say which key or access token they need: a route without an answer to that cannot be made.
 
 Without I2MOE_API_KEYS and I2MOE_OIDC_ISSUERS everybody may do what needs no telling callers apart; with both either is enough.
 Probes, the description of the service and the page itself need none: they tell nothing of anybody. What the page asks for does.
 """
 
+from collections.abc import Awaitable, Callable, Sequence
+
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import keys
 from service.access.oidc import AccessTokens
 from service.access.tokens import TokenError
-from service.api.errors import ApiError, ForbiddenError, RateLimitedError, UnauthorizedError, error_response
-from service.api.metrics import (
-    CDS_ROUTES,
-    EVALUATE_ROUTE,
-    INFER_ROUTE,
-    PREDICTIONS_ROUTE,
-    PROTOCOL_ROUTE,
-    RELOAD_ROUTE,
-    route_label,
-)
-from service.api.middleware import request_info
+from service.api.errors import ForbiddenError, RateLimitedError, UnauthorizedError
 from service.api.runtime import Runtime
 
 KEY_HEADER = "X-API-Key"  # beside Authorization: Bearer
-_SCOPES: dict[str, keys.Scope] = {
-    "/predict": "predict",
-    INFER_ROUTE: "predict",
-    PROTOCOL_ROUTE: "explain",
-    "/model": "explain",
-    "/model-card": "explain",
-    "/explanations": "explain",
-    "/metrics": "metrics",
-    PREDICTIONS_ROUTE: "audit",
-    RELOAD_ROUTE: "admin",
-    "/outcomes": "outcomes",
-    EVALUATE_ROUTE: "predict",
-    **dict.fromkeys(CDS_ROUTES, "predict"),
-}
-_OF_TOKENS = frozenset({EVALUATE_ROUTE, *CDS_ROUTES})  # these check tokens of their own where I2MOE_CDS_ISSUERS says whose
 _NEVER_OPEN: frozenset[keys.Scope] = frozenset({"audit", "admin"})  # to nobody where callers cannot be told apart
-_OPEN_PROTOCOL_PATHS = frozenset({"/v2", "/v2/health/live", "/v2/health/ready"})
-
-
-def scope_of(path: str, *, tokens: bool) -> keys.Scope | None:
-    """The scope that a path needs; None for paths that are open to all, or with `tokens` check those of clinical callers."""
-    label = route_label(path)
-    return None if path in _OPEN_PROTOCOL_PATHS or (tokens and label in _OF_TOKENS) else _SCOPES.get(label)
 
 
 def is_never_open(scope: keys.Scope) -> bool:
@@ -103,26 +75,36 @@ async def authorize_either(
         raise RateLimitedError("this subject calls more often than it may; try again after the time in Retry-After", wait_s)
 
 
-class AccessMiddleware:
-    """ASGI middleware around our own routes."""
+Endpoint = Callable[[Request], Response | Awaitable[Response]] | ASGIApp
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Guard `app`."""
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve or refuse one request; a refused body is never read."""
-        answer = self._app
-        if scope["type"] == "http" and scope["method"] != "OPTIONS":
-            runtime: Runtime = scope["app"].state.runtime
-            needed = scope_of(scope["path"], tokens=bool(runtime.clinical.issuers))
-            try:
-                if needed is not None and runtime.tokens is None:
-                    authorize(runtime.keys, Headers(scope=scope), needed)
-                elif needed is not None and runtime.tokens is not None:
-                    await authorize_either(runtime.keys, runtime.tokens, Headers(scope=scope), needed)
-            except ApiError as error:
-                runtime.metrics.rejected.labels(error.code).inc()
-                request = Request(scope)
-                answer = error_response(error, request_info(request).id, connection=request)
-        await answer(scope, receive, send)
+class GuardedRoute(Route):
+    """A route, and the scope of a key or token that opens it."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        *,
+        needs: keys.Scope | None,
+        methods: Sequence[str] = ("GET",),
+        has_own_tokens: bool = False,
+    ) -> None:
+        """`needs`: None opens it to all. `has_own_tokens`: where I2MOE_CDS_ISSUERS is set, it checks tokens itself."""
+        super().__init__(path, endpoint, methods=[*methods])
+        self.needs, self.has_own_tokens = needs, has_own_tokens
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one request, whatever its method but a preflight; a refused body is never read."""
+        runtime: Runtime = scope["app"].state.runtime
+        is_checked_later = self.has_own_tokens and bool(runtime.clinical.issuers)
+        if self.needs is not None and not is_checked_later and scope["method"] != "OPTIONS":
+            await _authorize(runtime, Headers(scope=scope), self.needs)
+        await super().handle(scope, receive, send)
+
+
+async def _authorize(runtime: Runtime, headers: Headers, needed: keys.Scope) -> None:
+    if runtime.tokens is None:
+        authorize(runtime.keys, headers, needed)
+    else:
+        await authorize_either(runtime.keys, runtime.tokens, headers, needed)

@@ -8,14 +8,12 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ExceptionHandler
 
-from service.api.access import AccessMiddleware
-from service.api.audit import audit_routes
+from service.api.access import GuardedRoute
+from service.api.audit_routes import audit_routes
 from service.api.errors import ApiError, ReloadFailedError, error_response
 from service.api.inference_protocol import protocol_routes
 from service.api.metrics import RELOAD_ROUTE
@@ -48,23 +46,26 @@ def build_app(start: Callable[[], Runtime]) -> Starlette:
         await opening
         await runtime.close()
 
-    routes = [
-        Route("/predict", predict, methods=["POST"]),
-        Route("/model", show_model),
-        Route("/model-card", show_model_card),
-        Route("/explanations", show_explanations),
-        Route("/metrics", show_metrics),
-        Route(RELOAD_ROUTE, reload, methods=["POST"]),
-        Route("/docs.json", show_openapi),
+    handlers: dict[type[Exception], ExceptionHandler] = {ApiError: _refuse, ClientLeftError: _part}
+    return Starlette(routes=all_routes(), lifespan=lifespan, exception_handlers=handlers)
+
+
+def all_routes() -> list[GuardedRoute]:
+    """Every route but the probes, which are BentoML's and open."""
+    return [
+        GuardedRoute("/predict", predict, methods=["POST"], needs="predict"),
+        GuardedRoute("/model", show_model, needs="explain"),
+        GuardedRoute("/model-card", show_model_card, needs="explain"),
+        GuardedRoute("/explanations", show_explanations, needs="explain"),
+        GuardedRoute("/metrics", show_metrics, needs="metrics"),
+        GuardedRoute(RELOAD_ROUTE, reload, methods=["POST"], needs="admin"),
+        GuardedRoute("/docs.json", show_openapi, needs=None),
         *page_routes(),
         *protocol_routes(API_VERSION),
         *audit_routes(),
         *outcome_routes(),
         *clinical_routes(),
     ]
-    guard = [Middleware(AccessMiddleware)]
-    handlers: dict[type[Exception], ExceptionHandler] = {ApiError: _refuse, ClientLeftError: _part}
-    return Starlette(routes=routes, middleware=guard, lifespan=lifespan, exception_handlers=handlers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -133,4 +134,4 @@ def show_openapi(request: Request) -> Response:
     runtime = runtime_of(request)
     manifest = runtime.model.manifest if runtime.model else None
     document = with_clinical(build_openapi(manifest), manifest)
-    return _json(with_access(document, oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))
+    return _json(with_access(document, all_routes(), oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))

@@ -1,4 +1,4 @@
-"""Keeping every prediction that is answered, where I2MOE_AUDIT_URL says so, and GET /predictions/{request_id} to read them.
+"""Keeping every prediction that is answered, where I2MOE_AUDIT_URL says so.
 
 Where keeping is required, a prediction is on the disk before its answer leaves; one that cannot be kept is not given.
 """
@@ -8,24 +8,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic_core import to_json
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from service.api.errors import NotFoundError, NotKeptApiError, NotReadyError
-from service.audit.entries import AuditEntry, AuditError, is_plain_id, without_values
+from service.api.errors import NotKeptApiError
+from service.audit.entries import AuditEntry, without_values
 from service.audit.writer import AuditWriter, NotKeptError
 from service.bundle.answers import Prediction
 from service.bundle.features import FloatArray
 
 if TYPE_CHECKING:
     from service.api.metrics import Metrics
-    from service.api.runtime import Runtime
     from service.api.settings import Settings
     from service.audit.store import PredictionStore
 
-_TOLD = ("time", "position", "model", "prediction", "record")
 MAX_WAITING = 10_000  # predictions that may wait to be written
 
 Rows = Mapping[str, FloatArray]
@@ -96,29 +90,3 @@ def open_audit(settings: "Settings") -> "PredictionStore | None":
     from service.audit.store import PredictionStore
 
     return PredictionStore(settings.audit_url.get_secret_value(), keep_days=settings.audit_keep_days)
-
-
-def audit_routes() -> list[Route]:
-    """Reading what was kept."""
-    return [Route("/predictions/{request_id}", show_predictions)]
-
-
-def show_predictions(request: Request) -> Response:
-    """GET /predictions/{request_id}: what was answered then, by which bundle, and what became of it.
-
-    A plain function: it waits for a database.
-    """
-    runtime: Runtime = request.app.state.runtime
-    request_id = request.path_params["request_id"]
-    try:
-        found = [] if runtime.audit is None or not is_plain_id(request_id) else runtime.audit.store.find(request_id)
-    except AuditError:
-        raise NotReadyError("kept predictions cannot be read now") from None
-    if not found:
-        raise NotFoundError("no prediction is kept under this request id")
-    told = [_told(entry) for entry in found]
-    return Response(to_json({"request_id": found[0].request_id, "predictions": told}), media_type="application/json")
-
-
-def _told(entry: AuditEntry) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in _TOLD} | {"outcomes": [outcome._asdict() for outcome in entry.outcomes]}

@@ -9,8 +9,8 @@ from functools import partial
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
+from service.api.access import GuardedRoute
 from service.api.audit import Audit
 from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
@@ -27,7 +27,7 @@ _LARGE_JSON_BYTES, _LARGE_BODY_BYTES = 32_768, 1_000_000  # bytes are read a hun
 _EXTENSIONS = ("binary_tensor_data",)
 
 
-def protocol_routes(version: str) -> list[Route]:
+def protocol_routes(version: str) -> list[GuardedRoute]:
     """Every path of the protocol; `version` is that of this service's HTTP interface."""
 
     def show_server(_: Request) -> Response:
@@ -36,12 +36,12 @@ def protocol_routes(version: str) -> list[Route]:
     model = "/v2/models/{name}"
     versioned = model + "/versions/{version}"
     return [
-        *(Route(f"{path}/infer", infer, methods=["POST"]) for path in (model, versioned)),
-        *(Route(f"{path}/ready", _show_model_ready) for path in (model, versioned)),
-        *(Route(path, _show_model) for path in (model, versioned)),
-        Route("/v2/health/ready", _show_ready),
-        Route("/v2/health/live", _show_live),
-        Route("/v2", show_server),
+        *(GuardedRoute(f"{path}/infer", infer, methods=["POST"], needs="predict") for path in (model, versioned)),
+        *(GuardedRoute(f"{path}/ready", _show_model_ready, needs="explain") for path in (model, versioned)),
+        *(GuardedRoute(path, _show_model, needs="explain") for path in (model, versioned)),
+        GuardedRoute("/v2/health/ready", _show_ready, needs=None),
+        GuardedRoute("/v2/health/live", _show_live, needs=None),
+        GuardedRoute("/v2", show_server, needs=None),
     ]
 
 

@@ -1,9 +1,9 @@
 """Around every request: its id, one error shape, its duration, a log line that names no value.
 
 Where nothing more may wait, what is to be scored is refused here, before any of it is read: in overload, refusals take the time
-that answers need. So is a path with a line feed: routes of Starlette match one with a line feed more at its end, of
-which no label and so no scope is known, and `/predict%0A` needed no key. Also words the plain-text refusals of BentoML and
-Starlette (404, 405, 503 of /readyz, 500) in the one shape.
+that answers need. So is a path with a line feed: Starlette's `/predict` matches one with a line feed more at its end, which no
+metric and no proxy takes for it. Also words the plain-text refusals of BentoML and Starlette (404, 405, 503 of /readyz, 500) in
+the one shape.
 """
 
 import logging

@@ -1,8 +1,10 @@
 """Who may call what, in /docs.json: the ways to show a key or a token, and for each operation the scope that it needs."""
 
+from collections.abc import Sequence
+
 from service.access.jwks import DISCOVERY, discovery_url
 from service.access.settings import OidcSettings
-from service.api.access import KEY_HEADER, is_never_open, scope_of
+from service.api.access import KEY_HEADER, GuardedRoute, is_never_open
 from service.api.openapi_parts import Document
 
 _OPERATIONS = frozenset({"get", "post"})
@@ -15,7 +17,7 @@ _SIGNED = "signed"
 _OF_SIGNED = "A signed token of a CDS Hooks client, where the service trusts some (docs/clinical.md)"
 
 
-def with_access(document: Document, *, oidc: OidcSettings | None, signed: bool) -> Document:
+def with_access(document: Document, routes: Sequence[GuardedRoute], *, oidc: OidcSettings | None, signed: bool) -> Document:
     """The document with its security schemes, and on each operation those that open it with the scope that it needs.
 
     `signed`: whether clinical callers show tokens of their own. An empty requirement stands where a service without keys and
@@ -25,8 +27,10 @@ def with_access(document: Document, *, oidc: OidcSettings | None, signed: bool) 
     of_signed = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": _OF_SIGNED}
     schemes = {**_KEYS, **tokens, **({_SIGNED: of_signed} if signed else {})}
     prefix = (oidc or OidcSettings.model_construct()).scope_prefix
+    by_path = {route.path: route for route in routes}
     paths = {
-        path: _guarded(item, _requirements(path, [*tokens], prefix, signed=signed)) for path, item in document["paths"].items()
+        path: _guarded(item, _requirements(by_path.get(path), [*tokens], prefix, signed=signed))
+        for path, item in document["paths"].items()
     }
     return {**document, "paths": paths, "components": {**document["components"], "securitySchemes": schemes}}
 
@@ -39,12 +43,11 @@ def _token_schemes(oidc: OidcSettings | None) -> Document:
     return {"token": token, **{f"oidc{i}": {**told, "openIdConnectUrl": discovery_url(one)} for i, one in enumerate(issuers, 1)}}
 
 
-def _requirements(path: str, tokens: list[str], prefix: str, *, signed: bool) -> list[Document]:
-    """What opens a path: any one of these."""
-    scope = scope_of(path, tokens=False)
-    if scope is None:
+def _requirements(route: GuardedRoute | None, tokens: list[str], prefix: str, *, signed: bool) -> list[Document]:
+    """What opens a route: any one of these. Those that are not ours are probes."""
+    if route is None or (scope := route.needs) is None:
         return []
-    if signed and scope_of(path, tokens=True) is None:
+    if signed and route.has_own_tokens:
         return [{_SIGNED: []}]
     open_to_all: list[Document] = [] if is_never_open(scope) else [{}]
     return [*open_to_all, *({name: [scope]} for name in _KEYS), *({name: [prefix + scope]} for name in tokens)]

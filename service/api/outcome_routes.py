@@ -13,8 +13,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from service.api.access import GuardedRoute
 from service.api.audit import Audit
 from service.api.errors import InvalidInputError, NotFoundError, NotKeptApiError, tell
 from service.api.requests import check_media_type, headline, read_body, read_json, refused
@@ -57,9 +57,9 @@ class OutcomesResponse(BaseModel):
     outcomes: list[dict[str, Any]] = Field(description="`status` ok, or error with `error` as in a prediction's.")
 
 
-def outcome_routes() -> list[Route]:
+def outcome_routes() -> list[GuardedRoute]:
     """Telling what became of predictions."""
-    return [Route("/outcomes", add_outcomes, methods=["POST"])]
+    return [GuardedRoute("/outcomes", add_outcomes, methods=["POST"], needs="outcomes")]
 
 
 async def add_outcomes(request: Request) -> Response:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
-from starlette.routing import Route
 from starlette.staticfiles import NotModifiedResponse
 
+from service.api.access import GuardedRoute
 from service.api.errors import NotFoundError
 from service.api.scoring import runtime_of
 
@@ -42,9 +42,9 @@ def page_headers() -> dict[str, str]:
     return {**_SAFE, "Cache-Control": "no-store"}
 
 
-def page_routes() -> list[Route]:
+def page_routes() -> list[GuardedRoute]:
     """The page and its files."""
-    return [Route("/", show_page), Route("/static/{name}", show_file)]
+    return [GuardedRoute("/", show_page, needs=None), GuardedRoute("/static/{name}", show_file, needs=None)]
 
 
 def show_page(request: Request) -> Response:

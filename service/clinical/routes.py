@@ -17,10 +17,11 @@ from starlette.background import BackgroundTask
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, request_response
+from starlette.routing import request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access.tokens import TokenError
+from service.api.access import GuardedRoute
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
 from service.api.negotiation import FHIR_JSON
 from service.api.predictions import predict_instances
@@ -65,7 +66,7 @@ class Gate:
                 raise UnauthorizedError(str(error)) from None
 
 
-def clinical_routes() -> list[Route]:
+def clinical_routes() -> list[GuardedRoute]:
     """Discovery, calls and feedback of CDS Hooks 2.0, and FHIR's $evaluate."""
     return [
         _route("/cds-services", "GET", _discover),
@@ -75,12 +76,13 @@ def clinical_routes() -> list[Route]:
     ]
 
 
-def _route(path: str, method: str, answer: _Answer) -> Route:
+def _route(path: str, method: str, answer: _Answer) -> GuardedRoute:
     async def endpoint(request: Request) -> Response:
         runtime = runtime_of(request)
         return await within_deadline(request, runtime, _checked(answer, request, runtime))
 
-    return Route(path, _FromBrowsers(request_response(endpoint), method), methods=[method, "OPTIONS"])
+    from_browsers = _FromBrowsers(request_response(endpoint), method)
+    return GuardedRoute(path, from_browsers, methods=[method, "OPTIONS"], needs="predict", has_own_tokens=True)
 
 
 async def _checked(answer: _Answer, request: Request, runtime: Runtime) -> Response:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from service.access.keys import SCOPES, new_key
-from service.api.access import scope_of
+from service.api.app import all_routes
 from service.api.openapi import API_VERSION
 from tests.service.clinical.clinical_bundle import write_clinical_bundle
 from tests.serving import ROOT, running_server
@@ -65,7 +65,8 @@ class Reference:
     def _route(self, path: str, method: str, told: Json) -> Iterator[str]:
         yield f"## {method.upper()} {path}\n"
         yield f"{told['summary']}. {told.get('description', '')}".strip() + "\n"
-        yield f"Scope: {scope_of(path, tokens=False) or 'none, open to all'}. Answers: {', '.join(sorted(told['responses']))}.\n"
+        scope = next((route.needs for route in all_routes() if route.path == path), None)
+        yield f"Scope: {scope or 'none, open to all'}. Answers: {', '.join(sorted(told['responses']))}.\n"
         asked = self._asked(path)
         if method == "get":
             response = self._http.get(asked)
