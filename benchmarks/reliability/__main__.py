@@ -29,7 +29,7 @@ from urllib.request import urlopen
 import psutil
 
 from benchmarks import reference
-from benchmarks.serving.bodies import write_bodies
+from benchmarks.serving.bodies import Records, write_bodies
 from benchmarks.serving.servers import OURS, Running, serving
 
 _PEAK_S = 20.0
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=3450)
     args = parser.parse_args()
     bundle = reference.bundle(args.out)
-    plain, _ = write_bodies(args.out)
+    plain, _ = write_bodies(args.out, Records.of_reference())
     bench = Bench(bundle.path, plain.path, args.port, args.seconds)
     found = {}
     for name in args.only.split(","):

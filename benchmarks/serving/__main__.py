@@ -1,6 +1,7 @@
 """Requests a second and latency: this service against peers that serve the same graph on the same cores.
 
     python -m benchmarks.serving --out DIR [--only ours,ceiling] [--concurrency 1,8,32,128] [--seconds 5] [--rounds 3]
+    python -m benchmarks.serving --out DIR --bundle BUNDLE --records 64 --concurrency 1,8       # ours alone, JSON and bytes
 
 Every server runs alone, one worker, and answers a JSON body of one record of the reference shape (13 kB); ours is asked for the
 same record in bytes as well (Open Inference Protocol, 6 kB). wrk makes the load from the same cores. Rounds go through all
@@ -27,12 +28,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import reference
-from benchmarks.serving.bodies import Body, write_bodies
+from benchmarks.serving.bodies import Body, Records, write_bodies
 from benchmarks.serving.servers import PEERS, serving
+from service.bundle.features import FloatArray
 from service.bundle.predictor import Predictor
-from service.bundle.store import Bundle
+from service.bundle.store import open_bundle
 
 HERE = Path(__file__).parent
+SIZES = (1, 8, 32, 64)  # of a bare session.run
 FIELDS = ("rps", "p50_ms", "p90_ms", "p99_ms")
 
 
@@ -46,20 +49,14 @@ def load(port: int, body: Body, concurrency: int, seconds: float, *, pause_ms: i
     return figures
 
 
-def bare_ms(bundle: Bundle, threads: int) -> dict[int, float]:
-    """Median milliseconds of session.run alone by batch size."""
-    predictor = Predictor(bundle, provider="cpu", num_threads=threads)
-    predictor.tune(64)
-    told = {}
-    for size in (1, 8, 32, 64):
-        arrays = reference.arrays(reference.Shape(), size)
-        times = []
-        for _ in range(40):
-            started = time.perf_counter()
-            predictor.run(arrays)
-            times.append(1000 * (time.perf_counter() - started))
-        told[size] = round(statistics.median(times), 3)
-    return told
+def bare_ms(predictor: Predictor, arrays: Mapping[str, FloatArray]) -> float:
+    """Median milliseconds of session.run alone."""
+    times = []
+    for _ in range(40):
+        started = time.perf_counter()
+        predictor.run(dict(arrays))
+        times.append(1000 * (time.perf_counter() - started))
+    return round(statistics.median(times), 3)
 
 
 def median_of(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -74,6 +71,8 @@ def arguments() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="names of servers, by comma")
+    parser.add_argument("--bundle", type=Path, help="another model than the reference, asked for its example; peers know it not")
+    parser.add_argument("--records", type=int, default=1, help="in a body")
     parser.add_argument("--concurrency", default="1,8,32,128")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -87,9 +86,12 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    bundle = reference.bundle(args.out)
-    plain, binary = write_bodies(args.out)
-    wanted = [peer for peer in PEERS if not args.only or peer.name in args.only.split(",")]
+    bundle = open_bundle(args.bundle) if args.bundle else reference.bundle(args.out)
+    records = Records.of_example(bundle, args.records) if args.bundle else Records.of_reference(args.records)
+    args.out.mkdir(parents=True, exist_ok=True)
+    plain, binary = write_bodies(args.out, records)
+    known = [peer for peer in PEERS if peer.is_ours or not args.bundle]
+    wanted = [peer for peer in known if not args.only or peer.name in args.only.split(",")]
     missing = [peer.name for peer in wanted if any(find_spec(package) is None for package in peer.needs)]
     peers = [peer for peer in wanted if peer.name not in missing]
     concurrencies = [int(c) for c in args.concurrency.split(",")]
@@ -107,10 +109,18 @@ def main() -> None:
                 memory[peer.name] = server.resident_mb()
             print(f"round {number + 1} of {args.rounds}: {peer.name}", file=sys.stderr, flush=True)
     medians = {name: {c: median_of(rounds) for c, rounds in by.items()} for name, by in found.items()}
-    bare = bare_ms(bundle, args.threads)
+    predictor = Predictor(bundle, provider="cpu", num_threads=args.threads)
+    predictor.tune(max(SIZES))
+    bare = {size: bare_ms(predictor, {n: np.resize(x, (size, x.shape[1])) for n, x in records.arrays.items()}) for size in SIZES}
     tell(medians, starts, memory, bare, missing)
     sizes = {"json": plain.path.stat().st_size, "bytes": binary.path.stat().st_size}
-    document: dict[str, Any] = {"benchmark": "serving", "body_bytes": sizes, "threads": args.threads}
+    document: dict[str, Any] = {
+        "benchmark": "serving",
+        "model": bundle.manifest.name,
+        "records": len(records),
+        "body_bytes": sizes,
+        "threads": args.threads,
+    }
     document |= {"rounds": args.rounds, "seconds": args.seconds, "servers": medians, "bare_ms": bare, "missing": missing}
     document |= {"ready_s": {n: round(statistics.median(s), 2) for n, s in starts.items()}, "resident_mb": memory}
     document |= {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}

@@ -28,6 +28,11 @@ class Peer:
     own_threads: bool = False  # chooses the threads of a batch by itself
     in_bytes: bool = False  # reads tensors in bytes, of the Open Inference Protocol
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this service, however it is asked."""
+        return self.command == OURS.command
+
 
 def _uvicorn(app: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "uvicorn", app, "--port", "{port}", "--no-access-log", "--log-level", "warning")
@@ -40,7 +45,7 @@ def _bento(service: str) -> tuple[str, ...]:
 OURS = Peer("ours", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True)
 PEERS = (
     OURS,
-    Peer("ours, bytes", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True, in_bytes=True),
+    Peer("ours in bytes", (), _bento("service.api:I2MoEService"), "/readyz", own_threads=True, in_bytes=True),
     Peer("BentoML batchable", (), _bento("benchmarks.serving.peers.bento_batchable:Batchable"), "/readyz"),
     Peer("LitServe", ("litserve",), (sys.executable, "-m", "benchmarks.serving.peers.litserve_batched"), "/health"),
     Peer("FastAPI one by one", ("fastapi",), _uvicorn("benchmarks.serving.peers.fastapi_one:app"), "/readyz"),

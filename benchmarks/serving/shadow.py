@@ -26,7 +26,7 @@ import psutil
 
 from benchmarks import reference
 from benchmarks.serving.__main__ import load
-from benchmarks.serving.bodies import Body, write_bodies
+from benchmarks.serving.bodies import Body, Records, write_bodies
 from benchmarks.serving.servers import OURS, Running, serving
 
 PAUSE_MS = 35
@@ -111,7 +111,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     bundle = reference.bundle(args.out)
-    body, _ = write_bodies(args.out)
+    body, _ = write_bodies(args.out, Records.of_reference())
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(serving(OURS, bundle.path, args.port + position, 1, settings(share, bundle.path)))

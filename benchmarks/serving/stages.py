@@ -20,7 +20,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from benchmarks import reference
-from benchmarks.serving.bodies import write_bodies
+from benchmarks.serving.bodies import Records, write_bodies
 from service.api.requests import RequestReader
 from service.api.tensors import infer_response, parse_infer
 from service.bundle.answers import Answers
@@ -33,7 +33,7 @@ _TAKES_S = 0.05  # of one part in one round, about
 def parts_of(bundle: Bundle, folder: Path, num_records: int) -> dict[str, Callable[[], Any]]:
     """Every part of a request of this many records, as something to call."""
     manifest, schema = bundle.manifest, bundle.manifest.features
-    plain, binary = write_bodies(folder, num_records)
+    plain, binary = write_bodies(folder, Records.of_reference(num_records))
     text, numbers = plain.path.read_bytes(), binary.path.read_bytes()
     reader = RequestReader(schema, max_instances=num_records)
     predictor = Predictor(bundle, provider="cpu", num_threads=1)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.errors import InvalidRecordError, Problem
-from service.bundle.features import FLOAT32_MAX, FloatArray, UnfitValueError
+from service.bundle.features import FLOAT32_MAX, Feature, FloatArray, UnfitValueError
 from service.bundle.schema import MAX_PROBLEMS, FeatureSchema, Modality
 
 Numbers = NDArray[Any]  # of any float type
@@ -64,14 +64,26 @@ def _unfit_numbers(modality: Modality, too_large: NDArray[np.bool_]) -> Iterator
         yield Problem((modality.name, record, column), "finite_number", msg)
 
 
-def _unfit_cells(modality: Modality, values: Numbers) -> Iterator[Problem]:
-    refusing = [(feature, columns) for feature, columns in modality.with_rules if feature.may_refuse]
-    for record, row in enumerate(values):
-        for feature, columns in refusing:
-            try:
-                feature.check_cells(row[columns].tolist())
-            except UnfitValueError as error:
-                yield Problem((modality.name, record, columns.start + error.offset), error.type, str(error))
+def _unfit_cells(modality: Modality, values: Numbers) -> list[Problem]:
+    """By record and column. The same cells are checked once, as most of a feature's are."""
+    problems = []
+    for feature, columns in modality.with_rules:
+        if not feature.may_refuse:
+            continue
+        cells = [tuple(row) for row in values[:, columns].tolist()]
+        refused = {row: error for row in set(cells) if (error := _refusal(feature, row)) is not None}
+        for record, row in enumerate(cells) if refused else ():
+            if (error := refused.get(row)) is not None:
+                problems.append(Problem((modality.name, record, columns.start + error.offset), error.type, str(error)))
+    return sorted(problems, key=lambda problem: problem.loc)
+
+
+def _refusal(feature: Feature, cells: tuple[float, ...]) -> UnfitValueError | None:
+    try:
+        feature.check_cells(cells)
+    except UnfitValueError as error:
+        return error
+    return None
 
 
 def _gaps(absent: Mapping[str, NDArray[np.bool_]], schema: FeatureSchema) -> Iterator[Problem]:

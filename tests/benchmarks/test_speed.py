@@ -12,7 +12,7 @@ from benchmarks import graph, growth, reference, training_step
 from benchmarks.released import ENVIRONMENT, released_folder
 from benchmarks.serving import __main__ as serving
 from benchmarks.serving import stages
-from benchmarks.serving.bodies import write_bodies
+from benchmarks.serving.bodies import Records, write_bodies
 
 
 def test_the_reference_is_the_released_shape() -> None:
@@ -54,7 +54,7 @@ def test_rounds_alternate_and_the_first_is_not_told() -> None:
 
 def test_the_body_is_one_record_of_the_reference(tmp_path: Path) -> None:
     """About 13 kB of numbers, one list per modality; or the same numbers in 6 kB of bytes, after as much JSON as is said."""
-    plain_body, binary_body = write_bodies(tmp_path)
+    plain_body, binary_body = write_bodies(tmp_path, Records.of_reference())
     plain, binary = plain_body.path.read_bytes(), binary_body.path.read_bytes()
     (record,) = json.loads(plain)["instances"]
     assert {name: len(values) for name, values in record.items()} == {"lab": 256, "note": 768, "code": 512}
