@@ -16,7 +16,6 @@ from service.api.access import GuardedRoute
 from service.api.audit_routes import audit_routes
 from service.api.errors import ApiError, ReloadFailedError, error_response
 from service.api.inference_protocol import protocol_routes
-from service.api.metrics import RELOAD_ROUTE
 from service.api.middleware import request_info
 from service.api.model_card import show_model_card
 from service.api.models import ModelResponse
@@ -25,6 +24,7 @@ from service.api.openapi_access import with_access
 from service.api.outcome_routes import outcome_routes
 from service.api.page import page_routes
 from service.api.predict import predict
+from service.api.route_labels import RELOAD_ROUTE
 from service.api.runtime import Runtime
 from service.api.scoring import ClientLeftError, runtime_of
 from service.clinical.openapi import with_clinical

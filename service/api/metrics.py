@@ -15,6 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.api.errors import DeadlineError, OverloadedError
 from service.api.metric_files import MULTIPROCESS_DIR, begin_files
+from service.api.route_labels import SCORING_ROUTES
 from service.audit.figures import Figures
 from service.bundle.answers import Answers
 from service.bundle.comparison import Differences
@@ -27,18 +28,6 @@ _DIFFERENCES = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, -0.001, 0.0, 0.001, 0.01,
 _DISTANCES = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _SAMPLES = tuple(float(2**i) for i in range(11))
 
-RELOAD_ROUTE = "/admin/reload"
-EVALUATE_ROUTE = "/fhir/RiskAssessment/$evaluate"
-ROUTES = frozenset(
-    {"/predict", "/outcomes", "/model", "/model-card", "/explanations", "/metrics", "/docs.json", "/livez", "/readyz", "/healthz"}
-    | {"/", EVALUATE_ROUTE, RELOAD_ROUTE}
-)
-STATIC_ROUTE = "/static"  # every file of the page
-PREDICTIONS_ROUTE = "/predictions"  # whatever the request
-PROTOCOL_ROUTE, INFER_ROUTE = "/v2", "/v2/infer"  # the Open Inference Protocol, whose paths hold names and versions
-CDS_ROUTES = ("/cds-services", "/cds-services/{id}", "/cds-services/{id}/feedback")
-OTHER_ROUTE = "other"
-SCORING_ROUTES = frozenset({"/predict", INFER_ROUTE, EVALUATE_ROUTE, CDS_ROUTES[1]})  # by POST
 RISK = "risk"  # in reference_share; the others are experts
 _OUTCOMES = {  # of predictions with outcomes, by the model's version
     "count": "Predictions whose outcome is known",
@@ -50,26 +39,6 @@ _OUTCOMES = {  # of predictions with outcomes, by the model's version
 }
 _INFO = ("name", "version", "sha256", "provider")  # of a model
 FLAGS = ("abstain", "experts_disagree")  # of a prediction's uncertainty
-
-
-def route_label(path: str) -> str:
-    """The path if it is one of ours; every other path shares one label, or a port scan would fill the memory."""
-    if path in ROUTES:
-        return path
-    if path == "/v2" or path.startswith("/v2/"):
-        return INFER_ROUTE if path.endswith("/infer") else PROTOCOL_ROUTE
-    for route in (STATIC_ROUTE, PREDICTIONS_ROUTE):
-        if path.startswith(f"{route}/"):
-            return route
-    return _cds_label(path) if path.startswith(CDS_ROUTES[0]) else OTHER_ROUTE
-
-
-def _cds_label(path: str) -> str:
-    """Paths of CDS Hooks by their form, since they hold names."""
-    _, first, *rest = path.split("/")
-    if f"/{first}" != CDS_ROUTES[0]:
-        return OTHER_ROUTE
-    return CDS_ROUTES[len(rest)] if len(rest) < 2 or rest[1:] == ["feedback"] else OTHER_ROUTE
 
 
 class BatchHistogram(Histogram):

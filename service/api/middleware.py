@@ -27,8 +27,8 @@ from service.api.errors import (
     error_response,
 )
 from service.api.logs import FIELDS, Served, begin_served, end_served, places
-from service.api.metrics import SCORING_ROUTES, route_label
 from service.api.negotiation import FHIR_JSON
+from service.api.route_labels import SCORING_ROUTES, route_label
 from service.api.runtime import Runtime
 from service.api.tracing import RequestTrace, begin_traced, end_traced
 from service.audit.entries import is_plain_id

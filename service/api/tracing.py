@@ -12,7 +12,7 @@ from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from service.api.metrics import OTHER_ROUTE, route_label
+from service.api.route_labels import OTHER_ROUTE, route_label
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

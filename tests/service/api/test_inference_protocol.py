@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.api.errors import InvalidInputError
-from service.api.metrics import INFER_ROUTE, PROTOCOL_ROUTE, route_label
+from service.api.route_labels import INFER_ROUTE, PROTOCOL_ROUTE, route_label
 from service.api.tensors import HEADER_LENGTH, OUTPUTS, parse_infer
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.api import metric_files
-from service.api.metrics import (
+from service.api.metrics import BatchHistogram, Metrics
+from service.api.route_labels import (
     CDS_ROUTES,
     INFER_ROUTE,
     OTHER_ROUTE,
@@ -15,8 +16,6 @@ from service.api.metrics import (
     PROTOCOL_ROUTE,
     ROUTES,
     STATIC_ROUTE,
-    BatchHistogram,
-    Metrics,
     route_label,
 )
 from tests.service.api.in_process import Client, serving
@@ -198,6 +197,7 @@ def test_workers_that_begin_together_forget_the_same_dead_one(tmp_path: Path, mo
 
 EVERY_SERIES = """
 from service.api.metrics import *
+from service.api.route_labels import *
 from tests.tiny_bundle import tiny_manifest
 metrics = Metrics()
 for version in map(str, range(20)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.metrics import route_label
+from service.api.route_labels import route_label
 from tests.service.api.error_shape import assert_error
 from tests.service.api.in_process import Client, serving
 
