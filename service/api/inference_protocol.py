@@ -14,9 +14,10 @@ from service.api.access import GuardedRoute
 from service.api.audit import Audit
 from service.api.errors import InferenceFailedError, NotFoundError
 from service.api.middleware import request_info
+from service.api.model import Model
 from service.api.predictions import LARGE_NUM_INSTANCES
 from service.api.requests import Unread, check_media_type, read_body
-from service.api.runtime import Model, Runtime
+from service.api.runtime import Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, ParsedInfer, infer_response, model_metadata, parse_infer
 from service.api.tracing import spanned

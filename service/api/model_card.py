@@ -8,10 +8,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from service.api.model import Model
 from service.api.model_card_page import card_page
 from service.api.negotiation import media_ranges
 from service.api.page import page_headers
-from service.api.runtime import Model
 from service.api.scoring import runtime_of
 from service.api.source_attributes import CITATION, tell_groups
 from service.bundle.card import NOTICE

@@ -7,10 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.middleware import request_info
+from service.api.model import Model
 from service.api.negotiation import FHIR_JSON, answers_fhir
 from service.api.predictions import LARGE_NUM_INSTANCES, Predicted, predict_instances
 from service.api.requests import ParsedRequest, check_media_type, read_body
-from service.api.runtime import Model, Runtime
+from service.api.runtime import Runtime
 from service.api.scoring import aside, runtime_of, timed, within_deadline
 from service.bundle.card import NOTICE
 from service.clinical.risk_assessment import answer_document

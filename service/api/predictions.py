@@ -12,8 +12,9 @@ from service.api.batcher import Scored
 from service.api.errors import InferenceFailedError, InvalidInputError
 from service.api.metrics import Metrics
 from service.api.middleware import request_info
+from service.api.model import Model
 from service.api.requests import ParsedRequest, headline
-from service.api.runtime import Model, Runtime
+from service.api.runtime import Runtime
 from service.api.scoring import aside, submit, timed
 from service.api.shadow import Shadow
 from service.api.tracing import spanned

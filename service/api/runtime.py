@@ -7,8 +7,6 @@ the log, instead of a restart loop.
 import asyncio
 import logging
 import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +14,13 @@ from service.access.keys import Keys, KeysError, NoKeys
 from service.access.oidc import AccessTokens
 from service.access.settings import OidcSettings
 from service.api.audit import Audit, open_audit
-from service.api.batcher import Arrays, Batcher
 from service.api.errors import NotReadyError
-from service.api.loading import Following, info_of, load_model, told
+from service.api.loading import Following, load_model, told
 from service.api.logs import configure_logging
 from service.api.metric_files import forget_this_process
 from service.api.metrics import Metrics
+from service.api.model import Model
 from service.api.outcomes import OutcomeWatch
-from service.api.reading import SlowReading
-from service.api.requests import RequestReader
 from service.api.settings import (
     Settings,
     is_set,
@@ -36,41 +32,15 @@ from service.api.settings import (
 from service.api.shadow import Shadow
 from service.api.tracing import Tracing, open_tracing
 from service.audit.entries import AuditError
-from service.bundle.answers import Answers
-from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.choose import Found, find_bundle
 from service.bundle.errors import BundleError
-from service.bundle.manifest import Manifest
-from service.bundle.predictor import Predictor, num_cuda_devices
-from service.bundle.store import Bundle
+from service.bundle.predictor import num_cuda_devices
 from service.clinical.settings import ClinicalSettings
 
 logger = logging.getLogger("i2moe.runtime")
 
 LOADING = "the model is still being loaded"
 CLOSING = "the service is shutting down"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that answers."""
-
-    bundle: Bundle
-    predictor: Predictor
-    reader: RequestReader
-    batcher: Batcher[Answers]
-    attributions: Batcher[Attribution] | None  # where the bundle can attribute contributions to features
-    slow_reading: SlowReading | None = None  # where texts are embedded
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle says about itself."""
-        return self.bundle.manifest
-
-    @property
-    def info(self) -> dict[str, str]:
-        """Which model this is, as responses and metrics name it."""
-        return info_of(self.bundle, self.predictor)
 
 
 class Followed(NamedTuple):
@@ -208,9 +178,7 @@ class Runtime:
     async def _load(self, path: Path) -> Model:
         bundle, predictor = await asyncio.to_thread(load_model, path, self.settings)
         self.metrics.begin(bundle.manifest, await asyncio.to_thread(bundle.reference))
-        reader = RequestReader(bundle.manifest.features, max_instances=self.settings.max_instances)
-        batchers = self._batcher(predictor), self._attributions(predictor)
-        return Model(bundle, predictor, reader, *batchers, self._slow_reading(bundle.manifest))
+        return Model.made_of(bundle, predictor, self.settings, self.metrics)
 
     def _refuse(self, reason: str) -> None:
         self.metrics.reloads.labels("failed").inc()
@@ -252,52 +220,10 @@ class Runtime:
     async def _retire(self, model: Model) -> None:
         """No request of an old model lives longer than its deadline."""
         await asyncio.sleep(self.settings.timeout_s + 1)
-        await _close(model)
+        await model.close()
         self._retiring = [(old, task) for old, task in self._retiring if old is not model]
         if self._model is None or self._model.info != model.info:
             self.metrics.model_info.labels(**model.info).set(0)
-
-    def _batcher(self, predictor: Predictor) -> Batcher[Answers]:
-        """A batcher that scores and explains: both cost the least for many records at once."""
-        inference = self.metrics.inference.labels(predictor.provider)
-
-        def answer(arrays: Arrays) -> Answers:
-            started = time.perf_counter()
-            output = predictor.run(arrays)
-            inference.observe(time.perf_counter() - started)
-            answers = Answers.of(output, predictor.manifest)
-            self.metrics.observe_answers(answers)
-            return answers
-
-        return Batcher(
-            answer,
-            max_batch_size=self.settings.max_batch_size,
-            queue_max=self.settings.queue_max,
-            max_wait_s=self.settings.max_wait_ms / 1000,
-            on_batch=lambda batch: self.metrics.batch_size.observe(batch.num_samples),
-            on_depth=self.metrics.queue_depth.set,
-        )
-
-    def _attributions(self, predictor: Predictor) -> Batcher[Attribution] | None:
-        """A batcher of its own, so that predictions do not wait behind attributions, which take many times as long."""
-        if (attribution := predictor.manifest.attribution) is None:
-            return None
-        histogram = self.metrics.attribution.labels(predictor.provider)
-
-        def run(arrays: Arrays) -> Attribution:
-            return predictor.attribute({name: arrays[name] for name in predictor.manifest.features.names}, arrays[LABEL_INPUT])
-
-        return Batcher(
-            run,
-            max_batch_size=min(self.settings.max_batch_size, attribution.records_at_once),
-            queue_max=self.settings.queue_max,
-            on_batch=lambda batch: histogram.observe(batch.inference_s),
-        )
-
-    def _slow_reading(self, manifest: Manifest) -> SlowReading | None:
-        if not manifest.features.embedded:
-            return None
-        return SlowReading(num_threads=self.settings.num_threads, queue_max=self.settings.queue_max)
 
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted."""
@@ -320,13 +246,4 @@ class Runtime:
                 task.cancel()
         for model in (self._model, *(model for model, _ in self._retiring)):
             if model is not None:
-                await _close(model)
-
-
-async def _close(model: Model) -> None:
-    """Answer what a model has accepted."""
-    if model.slow_reading is not None:
-        model.slow_reading.close()
-    await model.batcher.close()
-    if model.attributions is not None:
-        await model.attributions.close()
+                await model.close()

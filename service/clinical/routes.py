@@ -23,10 +23,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access.tokens import TokenError
 from service.api.access import GuardedRoute
 from service.api.errors import InvalidInputError, NotFoundError, PreconditionError, UnauthorizedError
+from service.api.model import Model
 from service.api.negotiation import FHIR_JSON
 from service.api.predictions import predict_instances
 from service.api.requests import Instance, ParsedRequest, Unread, check_media_type, read_body, read_instance, read_json, refused
-from service.api.runtime import Model, Runtime
+from service.api.runtime import Runtime
 from service.api.scoring import runtime_of, timed, within_deadline
 from service.bundle.answers import Prediction
 from service.bundle.errors import Problem
