@@ -90,7 +90,7 @@ def _write_parquet(batches: Batches, path: Path, experts: Sequence[str]) -> int:
     """Row group by row group."""
     num_rows = 0
     waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(pa.OSFile(str(path), "wb"), _schema(experts), compression="zstd") as writer:
+    with pa.OSFile(str(path), "wb") as file, pq.ParquetWriter(file, _schema(experts), compression="zstd") as writer:
         for predictions in batches:
             waiting.append(tabulate(predictions, experts))
             num_rows += len(predictions)

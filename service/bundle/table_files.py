@@ -117,11 +117,13 @@ def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 # Parquet
 
 
-def _opened_parquet(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Read through buffers, since a row group may be larger than memory."""
-    metadata = pq.read_metadata(path)
-    buffer_size = max(1 << 12, min(_BUFFER_BYTES, _BUFFERS_BYTES // max(1, metadata.num_columns)))
-    return pq.ParquetFile(pa.OSFile(str(path)), metadata=metadata, buffer_size=buffer_size, pre_buffer=False)
+    with pa.OSFile(str(path)) as file:
+        metadata = pq.read_metadata(file)
+        buffer_size = max(1 << 12, min(_BUFFER_BYTES, _BUFFERS_BYTES // max(1, metadata.num_columns)))
+        yield pq.ParquetFile(file, metadata=metadata, buffer_size=buffer_size, pre_buffer=False)
 
 
 def _checked(table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
@@ -133,7 +135,8 @@ def _checked(table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
 
 def _parquet_batches(path: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
     with _opened_parquet(path) as file:
-        yield _checked(pa.RecordBatch.from_pylist([], schema=file.schema_arrow))
+        schema = file.schema_arrow
+        yield _checked(pa.RecordBatch.from_arrays([pa.nulls(0, type_) for type_ in schema.types], schema=schema))
         yield from map(_checked, file.iter_batches(batch_size=num_rows, use_threads=False))
 
 
@@ -153,8 +156,8 @@ class _WithLastRow:
         wanted = size - len(self._row) - 1
         data = self._file.read(wanted)
         if len(data) < wanted and self._row:
-            ends_a_line = (data or self._last).endswith((b"\r", b"\n"))
-            data, self._row = data + b"\n" * (not ends_a_line) + self._row, b""
+            end = b"" if (data or self._last).endswith(b"\n") else b"\n"
+            data, self._row = data + end + self._row, b""
         self._last = data[-1:]
         return data
 
@@ -168,12 +171,12 @@ def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
         names, num_lines = _header(file)
     _check_names(names)
     with _opened_csv(path) as file:
-        batches = _parsed(_WithLastRow(file, len(names)), names, num_lines)
-        last = next(batches)
-        for batch in batches:
-            yield last
+        last: pa.RecordBatch | None = None
+        for batch in _parsed(_WithLastRow(file, len(names)), names, num_lines):
+            if last is not None:
+                yield last
             last = batch
-    if not last.column(len(names) - 1)[-1:].null_count:
+    if last is None or not last.column(len(names) - 1)[-1:].null_count:
         raise TableError("a quote is never closed")
     yield last[:-1]
 

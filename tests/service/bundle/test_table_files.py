@@ -123,6 +123,9 @@ def test_a_header_without_rows_is_a_table(tmp_path: Path) -> None:
         (b"\n\na,b\n\n1,2\n\n\n", {"a": ["1"], "b": ["2"]}),
         (b"a\n1\n\n2\n\n", {"a": ["1", None, "2", None]}),
         (b"\na\n1\n\n2", {"a": ["1", None, "2"]}),
+        (b"a\r1\r", {"a": ["1"]}),
+        (b"a\r", {"a": []}),
+        (b"a,b\r\n1,2\r", {"a": ["1"], "b": ["2"]}),
         (b" a ,,#\n 1 ,2,007\n#,NA,null\n", {" a ": [" 1 ", "#"], "": ["2", "NA"], "#": ["007", "null"]}),
         ("größe,例\n½,é\n".encode(), {"größe": ["½"], "例": ["é"]}),
     ],
@@ -137,16 +140,16 @@ tables = st.integers(1, 3).flatmap(lambda width: st.lists(st.lists(words, min_si
 
 
 @settings(deadline=None, max_examples=200)
-@given(rows=tables, num_rows=st.integers(1, 7), ends=st.booleans())
+@given(rows=tables, num_rows=st.integers(1, 7), end=st.sampled_from(["\n", "\r\n", "\r"]), ends=st.booleans())
 def test_any_csv_comes_back_in_batches(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], num_rows: int, ends: bool
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], num_rows: int, end: str, ends: bool
 ) -> None:
     """Whatever cells hold and wherever blocks of the file end; all batches but the last have the size asked for."""
     width = len(rows[0]) if rows else 1
     file = io.StringIO()
-    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([[f"c{i}" for i in range(width)], *rows])
+    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator=end).writerows([[f"c{i}" for i in range(width)], *rows])
     path = tmp_path_factory.mktemp("csv") / "t.csv"
-    path.write_text(file.getvalue() if ends else file.getvalue()[:-1], encoding="utf-8", newline="")
+    path.write_text(file.getvalue() if ends else file.getvalue().removesuffix(end), encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table_files, "_BLOCK_BYTES", 100)
         batches = list(read_batches(path, num_rows))
