@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pyarrow as pa
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -40,8 +41,8 @@ def calibration_rows(path: Path, schema: FeatureSchema) -> Arrays:
     table = read_table(path)
     if absent := absent_columns(table, schema):
         raise ExportError(f"{path}: expected a column for every feature, found none for {', '.join(absent)}")
-    drawn = np.random.default_rng(0).permutation(table.num_rows)[:NUM_ROWS]
-    arrays = encode_table(table.take(drawn), schema).arrays
+    drawn = np.random.default_rng(0).permutation(table.num_rows)[:NUM_ROWS].tolist()
+    arrays = encode_table(pa.concat_tables(table.slice(row, 1) for row in drawn), schema).arrays
     num_good = len(next(iter(arrays.values())))
     if num_good < FEWEST_ROWS:
         raise ExportError(f"{path}: expected at least {FEWEST_ROWS} rows that the model can read, found {num_good}")

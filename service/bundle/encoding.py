@@ -100,7 +100,7 @@ def _refusals(table: Table, rows: list[int], schema: FeatureSchema) -> dict[int,
     refusals: dict[int, InvalidRecordError] = {}
     if not rows:
         return refusals
-    for row, record in zip(rows, table_records(table.take(rows), schema), strict=True):
+    for row, record in zip(rows, table_records(table, schema, rows=rows), strict=True):
         try:
             schema.encode(record)
         except InvalidRecordError as error:

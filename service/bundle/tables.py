@@ -19,12 +19,8 @@ from service.bundle.schema import Feature, FeatureSchema, NumericFeature, is_mis
 
 Table: TypeAlias = pa.Table | pa.RecordBatch
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity|nan)$"
-_UNREADABLE = (
-    pa.ArrowException,
-    ValueError,
-    OverflowError,
-    KeyError,
-)  # such as a time beyond Python's years, or in no known zone
+# What Python has no value for, such as a time after the year 9999 or in a zone that nobody knows.
+_UNREADABLE = (pa.ArrowException, ValueError, OverflowError, KeyError)
 
 
 class TableError(ValueError):
@@ -58,10 +54,17 @@ def read_column(table: Table, name: str) -> pa.Array:
     column = table.column(position)
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
-    array = array.dictionary_decode() if isinstance(array, pa.DictionaryArray) else array
+    array = _decoded(array) if isinstance(array, pa.DictionaryArray) else array
     if types.is_struct(array.type) or types.is_map(array.type) or types.is_union(array.type):
         raise TableError(f"column {name}: expected plain values or lists, found {array.type}")
     return array
+
+
+def _decoded(array: pa.DictionaryArray) -> pa.Array:
+    values = array.dictionary
+    if types.is_string_view(values.type):  # Arrow 26 takes nothing out of an array of views
+        array = pa.DictionaryArray.from_arrays(array.indices, values.cast(pa.large_string()))
+    return array.dictionary_decode()
 
 
 def numbers(table: Table, column: str) -> NDArray[np.float64]:
@@ -142,31 +145,32 @@ def shortened_names(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def table_records(table: Table, schema: FeatureSchema) -> Iterator[dict[str, Any]]:
-    """The rows of a table as records of `schema`; a feature without a column is missing. Raises `TableError`.
+def table_records(table: Table, schema: FeatureSchema, *, rows: Sequence[int] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a table, or some of them, as records of `schema`; a feature without a column is missing. Raises `TableError`.
 
     A cell that is no number where one belongs stays as it is, so that the schema refuses its row and no other.
     """
     columns = {
         modality.name: {
-            feature.name: _feature_values(table, column, feature)
+            feature.name: _feature_values(table, column, feature, rows)
             for feature in modality.features
             if (column := find_column(table, modality.name, feature)) is not None
         }
         for modality in schema.modalities
     }
-    return records_from_columns(columns, table.num_rows)
+    return records_from_columns(columns, table.num_rows if rows is None else len(rows))
 
 
-def _feature_values(table: Table, column: str, feature: Feature) -> list[Any]:
+def _feature_values(table: Table, column: str, feature: Feature, rows: Sequence[int] | None) -> list[Any]:
     array = read_column(table, column)
     if not isinstance(feature, NumericFeature):
-        return python_values(array, column)
+        parts = [array] if rows is None else [array[row : row + 1] for row in rows]
+        return [value for part in parts for value in python_values(part, column)]
     parsed, bad = parse_numbers(array, column)
     values: list[Any] = _or_none(parsed)
     for row in bad.nonzero()[0].tolist():
         values[row] = array[row].as_py()
-    return values
+    return values if rows is None else [values[row] for row in rows]
 
 
 def records_from_columns(columns: Mapping[str, Mapping[str, Sequence[Any]]], num_rows: int) -> Iterator[dict[str, Any]]:

@@ -52,6 +52,13 @@ pixels4 = st.lists(st.none() | st.floats(width=32), min_size=4, max_size=4)
 full = st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4)
 
 
+SPELLINGS = {  # types of the same values
+    pa.large_string(): [pa.string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    pa.large_list(pa.large_string()): [pa.list_(pa.string()), pa.large_list(pa.string_view())],
+    pa.large_list(pa.float32()): [pa.list_(pa.float32()), pa.large_list(pa.float64())],
+}
+
+
 def column(cells: Any, dtype: Any, size: int) -> Any:
     return st.lists(cells, min_size=size, max_size=size).map(lambda values: pl.Series(values, dtype=dtype, strict=False))
 
@@ -94,6 +101,8 @@ def tables(draw: Any) -> Table:
     }
     names = draw(st.lists(st.sampled_from(sorted(kinds)), unique=True))
     table = pl.DataFrame({name: draw(kinds[name]) for name in names} or {"other": [0] * size}).to_arrow()
+    if draw(st.booleans()):
+        table = table.cast(pa.schema([(f.name, draw(st.sampled_from(SPELLINGS.get(f.type, [f.type])))) for f in table.schema]))
     if draw(st.booleans()) and size:
         (batch,) = table.combine_chunks().to_batches()
         return batch[draw(st.integers(0, size)) :]  # arrays that begin in the middle of others

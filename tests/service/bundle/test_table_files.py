@@ -172,6 +172,7 @@ def test_batches_do_not_depend_on_row_groups(tmp_path: Path, rows_in_group: int)
     """Rows in order and in even batches, categories of every row group among them."""
     ids = [f"row-{i}" for i in range(300)]
     table = pa.table({"id": ids, "ward": pa.array([f"w{i // 100}" for i in range(300)]).dictionary_encode(), "x": range(300)})
+    table = table.append_column("view", pa.array(ids, pa.string_view()))
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=rows_in_group)
     batches = list(read_batches(tmp_path / "t.parquet", 128))
     assert [len(batch) for batch in batches] == [128, 128, 44]
@@ -184,7 +185,7 @@ def test_a_large_row_group_is_read_in_little_memory(tmp_path: Path) -> None:
     """Page by page."""
     cells = pa.FixedSizeListArray.from_arrays(np.random.default_rng(0).standard_normal(20_000 * 256, np.float32), 256)
     pq.write_table(pa.table({"ecg": cells}), tmp_path / "t.parquet", row_group_size=1 << 20)
-    before = pa.total_allocated_bytes() + cells.nbytes * 0
+    before = pa.total_allocated_bytes()
     peak = max(pa.total_allocated_bytes() - before for _ in read_batches(tmp_path / "t.parquet", 128))
     assert peak < 8 << 20 < (tmp_path / "t.parquet").stat().st_size
 
