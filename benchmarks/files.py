@@ -118,7 +118,7 @@ def main() -> None:
         document[suffix] = {"rows_per_s": round(1 / whole), "share": round(raw / whole, 3)}
     print(f"  memory: {memory:.0f} MB at most, input {source.stat().st_size / 2**20:.0f} MB")
     document |= {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    print(json.dumps(document | {"versions": {p: version(p) for p in ("polars", "onnxruntime-gpu", "numpy")}}))
+    print(json.dumps(document | {"versions": {p: version(p) for p in ("pyarrow", "onnxruntime-gpu", "numpy")}}))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pyarrow as pa
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from export.errors import ExportError
-from service.bundle.encoding import encode_frame
+from service.bundle.encoding import encode_table
 from service.bundle.schema import FeatureSchema
-from service.bundle.tables import absent_columns, read_table
+from service.bundle.table_files import read_table
+from service.bundle.tables import absent_columns
 
 Arrays = dict[str, NDArray[np.float32]]
 NUM_ROWS, FEWEST_ROWS = 1024, 32  # of calibration
@@ -36,11 +38,11 @@ def calibration_rows(path: Path, schema: FeatureSchema) -> Arrays:
     Raises `TableError`, and `ExportError` where a feature has no column, since its values would meet scales that were measured
     without them, or where too few rows are good.
     """
-    frame = read_table(path)
-    if absent := absent_columns(frame, schema):
+    table = read_table(path)
+    if absent := absent_columns(table, schema):
         raise ExportError(f"{path}: expected a column for every feature, found none for {', '.join(absent)}")
-    frame = frame.sample(min(NUM_ROWS, frame.height), seed=0, shuffle=True)
-    arrays = encode_frame(frame, schema).arrays
+    drawn = np.random.default_rng(0).permutation(table.num_rows)[:NUM_ROWS].tolist()
+    arrays = encode_table(pa.concat_tables(table.slice(row, 1) for row in drawn), schema).arrays
     num_good = len(next(iter(arrays.values())))
     if num_good < FEWEST_ROWS:
         raise ExportError(f"{path}: expected at least {FEWEST_ROWS} rows that the model can read, found {num_good}")

@@ -100,9 +100,10 @@ def evaluate_file(checkpoint: Checkpoint, path: Path) -> Evaluation:
         expected, found = ", ".join(checkpoint.provenance["classes"]), ", ".join(target.classes)
         raise DataError(f"{path}: label {config.label}: expected the values {expected}, found {found}")
     try:
-        if absent := absent_columns(source.frame, checkpoint.schema):
+        table = source.frame.to_arrow()
+        if absent := absent_columns(table, checkpoint.schema):
             raise DataError(f"{path}: has no column for {', '.join(absent)}")
-        records = list(table_records(source.frame, checkpoint.schema))
+        records = list(table_records(table, checkpoint.schema))
     except TableError as error:
         raise DataError(f"{path}: {error}") from error
     schema = embed_texts(checkpoint.schema, texts_of_records(checkpoint.schema, records))

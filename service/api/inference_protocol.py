@@ -21,8 +21,7 @@ from service.api.runtime import Runtime
 from service.api.scoring import aside, runtime_of, submit, timed, within_deadline
 from service.api.tensors import HEADER_LENGTH, ParsedInfer, infer_response, model_metadata, parse_infer
 from service.api.tracing import spanned
-from service.bundle.answers import Answers
-from service.bundle.encoding import Sent
+from service.bundle.answers import Answers, Sent
 
 _LARGE_JSON_BYTES, _LARGE_BODY_BYTES = 32_768, 1_000_000  # bytes are read a hundred times as fast as JSON
 _EXTENSIONS = ("binary_tensor_data",)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from service.bundle.answers import Prediction
-from service.bundle.encoding import EncodedBatch, encode_frame, encode_records
+from service.bundle.encoding import EncodedBatch, encode_records, encode_table
 from service.bundle.errors import BundleError, InferenceError
 from service.bundle.machine import leave_garbage, usable_cpus
 from service.bundle.manifest import Manifest
@@ -23,7 +23,8 @@ from service.bundle.progress import progress
 from service.bundle.schema import FeatureSchema
 from service.bundle.score import score
 from service.bundle.store import Bundle, open_bundle
-from service.bundle.tables import TABLE_SUFFIXES, TableError, absent_columns, count_rows, read_batches
+from service.bundle.table_files import TABLE_SUFFIXES, count_rows, read_batches
+from service.bundle.tables import TableError, absent_columns
 from service.bundle.validity import describe_validity
 
 _BATCH_SIZE = 128  # larger ones do not stay in a core's cache
@@ -60,10 +61,10 @@ def batches_of(path: Path, schema: FeatureSchema, num_rows: int | None = None, *
         return
     if not path.name.endswith(TABLE_SUFFIXES):
         raise TableError(f"{path}: expected a file ending in {', '.join((*JSONL_SUFFIXES, *TABLE_SUFFIXES))}")
-    for position, frame in enumerate(read_batches(path, num_rows)):
-        if position == 0 and (absent := absent_columns(frame, schema)):
+    for position, table in enumerate(read_batches(path, num_rows)):
+        if position == 0 and (absent := absent_columns(table, schema)):
             print(f"{path}: no column for {', '.join(absent)}: treated as missing", file=sys.stderr)
-        yield encode_frame(frame, schema, num_threads=num_threads)
+        yield encode_table(table, schema, num_threads=num_threads)
 
 
 def describe(bundle: Bundle) -> str:

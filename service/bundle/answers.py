@@ -38,6 +38,13 @@ class Remarked(Protocol):
         """Sentences."""
 
 
+class Sent(NamedTuple):
+    """What is remarkable about one good record."""
+
+    missing: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 class _Record(NamedTuple):
     """What is known of one scored record, in Python's own numbers; those of the answer are rounded."""
 

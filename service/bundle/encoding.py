@@ -4,14 +4,16 @@ Says of every row what `FeatureSchema.encode` says of its record: the same numbe
 as columns where a feature allows it, since a Python object for every cell costs more than the graph.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import types
 
+from service.bundle.answers import Sent
 from service.bundle.embedding import Texts, embed_ahead, texts_of_records
 from service.bundle.errors import InvalidRecordError
 from service.bundle.features import (
@@ -25,16 +27,10 @@ from service.bundle.features import (
     is_missing,
 )
 from service.bundle.schema import FeatureSchema, Modality
-from service.bundle.tables import find_column, parse_numbers, table_records
+from service.bundle.tables import Table, find_column, parse_numbers, python_values, read_column, table_records
 
 Warned = dict[int, str]  # row -> what is remarkable about one feature there
-
-
-class Sent(NamedTuple):
-    """What is remarkable about one good record."""
-
-    missing: tuple[str, ...]
-    warnings: tuple[str, ...]
+_UNREMARKABLE = Sent((), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +66,41 @@ def encode_records(records: Sequence[Mapping[str, Any]], schema: FeatureSchema, 
     return EncodedBatch([id_text(record.get("id")) for record in records], arrays, sent, refusals)
 
 
-def encode_frame(frame: pl.DataFrame, schema: FeatureSchema, *, num_threads: int = 1) -> EncodedBatch:
+def encode_table(table: Table, schema: FeatureSchema, *, num_threads: int = 1) -> EncodedBatch:
     """The rows of a table; a feature without a column is missing. Raises `TableError` for a column that cannot be read.
 
     `num_threads` texts are embedded at a time.
     """
-    schema = embed_ahead(schema, _texts(frame, schema), num_threads=num_threads)
-    given: Sequence[object] = frame.get_column("id").to_list() if "id" in frame.columns else [None] * frame.height
-    columns = [_Columns.read(frame, modality) for modality in schema.modalities]
+    schema = embed_ahead(schema, _texts(table, schema), num_threads=num_threads)
+    has_ids = table.schema.get_field_index("id") >= 0
+    given: Sequence[object] = python_values(read_column(table, "id"), "id") if has_ids else [None] * table.num_rows
+    columns = [_Columns.read(table, modality) for modality in schema.modalities]
     bad = _bad_rows(columns, schema)
-    refusals = _refusals(frame, bad.nonzero()[0].tolist(), schema)
-    good = np.array([row for row in range(frame.height) if row not in refusals], np.intp)
+    refusals = _refusals(table, bad.nonzero()[0].tolist(), schema)
+    good = np.array([row for row in range(table.num_rows) if row not in refusals], np.intp)
     arrays = {c.modality.name: c.values[good] if refusals else c.values for c in columns}
     remarks = [part.remarks() for part in columns]
-    sent = [_joined(remarks, row) for row in good.tolist()]
+    remarkable = {row for part in remarks for row in (*part.missing, *part.warnings)}
+    sent = [_joined(remarks, row) if row in remarkable else _UNREMARKABLE for row in good.tolist()]
     return EncodedBatch([id_text(value) for value in given], arrays, sent, refusals)
 
 
-def _texts(frame: pl.DataFrame, schema: FeatureSchema) -> Texts:
-    named = (((name, feature.name), find_column(frame, name, feature)) for name, feature in schema.embedded)
-    return {place: frame.get_column(column).to_list() for place, column in named if column is not None}
+def _texts(table: Table, schema: FeatureSchema) -> Texts:
+    named = (((name, feature.name), find_column(table, name, feature)) for name, feature in schema.embedded)
+    return {place: python_values(read_column(table, column), column) for place, column in named if column is not None}
 
 
 def _joined(remarks: Sequence["_Remarks"], row: int) -> Sent:
-    missing = tuple(name for part in remarks for name in part.missing[row])
+    missing = tuple(name for part in remarks for name in part.missing.get(row, ()))
     return Sent(missing, tuple(warning for part in remarks for warning in part.warnings.get(row, ())))
 
 
-def _refusals(frame: pl.DataFrame, rows: list[int], schema: FeatureSchema) -> dict[int, InvalidRecordError]:
+def _refusals(table: Table, rows: list[int], schema: FeatureSchema) -> dict[int, InvalidRecordError]:
     """Why rows are refused: as single records, so that every complaint is worded in one place."""
     refusals: dict[int, InvalidRecordError] = {}
     if not rows:
         return refusals
-    for row, record in zip(rows, table_records(frame[rows], schema), strict=True):
+    for row, record in zip(rows, table_records(table, schema, rows=rows), strict=True):
         try:
             schema.encode(record)
         except InvalidRecordError as error:
@@ -117,9 +115,9 @@ def _bad_rows(columns: Sequence["_Columns"], schema: FeatureSchema) -> NDArray[n
 
 
 class _Remarks(NamedTuple):
-    """What is missing in each row of one modality, and the warnings of rows that have some."""
+    """What is missing in one modality, and its warnings, of the rows that have some."""
 
-    missing: list[tuple[str, ...]]
+    missing: dict[int, tuple[str, ...]]
     warnings: dict[int, list[str]]
 
 
@@ -134,18 +132,19 @@ class _Columns:
     warned: list[tuple[str, Warned]]  # by feature, in order
 
     @classmethod
-    def read(cls, frame: pl.DataFrame, modality: Modality) -> "_Columns":
-        values = np.full((frame.height, modality.width), np.nan, np.float32)
-        unfit = np.zeros(frame.height, np.bool_)
+    def read(cls, table: Table, modality: Modality) -> "_Columns":
+        parts = []
+        unfit = np.zeros(table.num_rows, np.bool_)
         warned = []
         for feature, columns in modality.by_name.values():
-            if (name := find_column(frame, modality.name, feature)) is None:
+            if (name := find_column(table, modality.name, feature)) is None:
                 continue
-            read = _read_feature(frame.get_column(name), feature)
-            values[:, columns] = read.values
+            read = _read_feature(read_column(table, name), name, feature)
+            parts.append((columns, read.values))
             unfit |= read.unfit
             if read.warned:
                 warned.append((feature.name, read.warned))
+        values = _side_by_side(parts, (table.num_rows, modality.width))
         return cls(modality, values, np.isnan(values), unfit, warned)
 
     @property
@@ -160,7 +159,7 @@ class _Columns:
             for row, warning in warned.items():
                 warnings.setdefault(row, []).append(f"{self.modality.name}.{feature} {warning}")
         known: dict[bytes, tuple[str, ...]] = {}
-        missing: list[tuple[str, ...]] = [()] * len(self.gaps)
+        missing: dict[int, tuple[str, ...]] = {}
         for row in np.flatnonzero(self.gaps.any(axis=1)).tolist():
             pattern = self.gaps[row].tobytes()
             if pattern not in known:
@@ -175,6 +174,16 @@ class _Columns:
         return tuple(f"{name}.{owner}" for owner in dict.fromkeys(owners[gap] for gap in gaps.nonzero()[0].tolist()))
 
 
+def _side_by_side(parts: Sequence[tuple[slice, NDArray[Any]]], shape: tuple[int, int]) -> FloatArray:
+    """Columns of features as one float32 array, NaN where there are none; not copied where there is but one feature."""
+    if len(parts) == 1 and parts[0][1].shape == shape:
+        return np.asarray(parts[0][1], np.float32)
+    values = np.full(shape, np.nan, np.float32)
+    for columns, part in parts:
+        values[:, columns] = part
+    return values
+
+
 class _Read(NamedTuple):
     """A column of a table as columns of the graph's input."""
 
@@ -183,39 +192,47 @@ class _Read(NamedTuple):
     warned: Warned
 
 
-def _read_feature(series: pl.Series, feature: Feature) -> _Read:
+def _read_feature(array: pa.Array, name: str, feature: Feature) -> _Read:
     match feature:
         case NumericFeature():
-            return _read_numeric(series, feature)
-        case CategoricalFeature():
-            return _read_cells(series, feature, _once(feature.encode))
-        case ArrayFeature() if (numbers := _as_matrix(series, feature.width)) is not None:
+            return _read_numeric(array, name, feature)
+        case CategoricalFeature() if not types.is_nested(array.type):
+            return _read_categories(array, name, feature)
+        case ArrayFeature() if (numbers := _as_matrix(array, feature)) is not None:
             unfit = np.isinf(numbers) if numbers.dtype == np.float32 else np.abs(numbers) > FLOAT32_MAX
             return _Read(np.where(unfit, np.nan, numbers) if unfit.any() else numbers, unfit.any(axis=1), {})
         case _:
-            return _read_cells(series, feature, feature.encode)
+            return _read_cells(python_values(array, name), feature)
 
 
-def _read_numeric(series: pl.Series, feature: NumericFeature) -> _Read:
-    parsed, bad = parse_numbers(series)
-    numbers = parsed.to_numpy().astype(np.float64)
-    unfit = bad.to_numpy() | (np.abs(numbers) > FLOAT32_MAX)
+def _read_numeric(array: pa.Array, name: str, feature: NumericFeature) -> _Read:
+    numbers, bad = parse_numbers(array, name)
+    unfit = bad | (np.abs(numbers) > FLOAT32_MAX)
     numbers = np.where(unfit, np.nan, numbers)
     outside = ((numbers < feature.minimum) | (numbers > feature.maximum)).nonzero()[0].tolist()
     warned = {row: warning for row in outside if (warning := feature.check_cells((float(numbers[row]),))) is not None}
     return _Read(numbers[:, None], unfit, warned)
 
 
-def _read_cells(series: pl.Series, feature: Feature, encode: Callable[[Any], Any]) -> _Read:
+def _read_categories(array: pa.Array, name: str, feature: CategoricalFeature) -> _Read:
+    """Every distinct cell once."""
+    encoded = array.dictionary_encode(null_encoding="encode")
+    distinct = _read_cells(python_values(encoded.dictionary, name), feature)
+    rows = encoded.indices.to_numpy()
+    warned = {row: warning for cell, warning in distinct.warned.items() for row in (rows == cell).nonzero()[0].tolist()}
+    return _Read(distinct.values[rows], distinct.unfit[rows], warned)
+
+
+def _read_cells(cells: Sequence[Any], feature: Feature) -> _Read:
     """Cell by cell."""
-    values = np.full((len(series), feature.width), np.nan, np.float32)
-    unfit = np.zeros(len(series), np.bool_)
+    values = np.full((len(cells), feature.width), np.nan, np.float32)
+    unfit = np.zeros(len(cells), np.bool_)
     warned: Warned = {}
-    for row, cell in enumerate(series.to_list()):
+    for row, cell in enumerate(cells):
         if is_missing(cell):
             continue
         try:
-            values[row], warning = encode(cell)
+            values[row], warning = feature.encode(cell)
         except UnfitValueError:
             unfit[row] = True
             continue
@@ -224,29 +241,19 @@ def _read_cells(series: pl.Series, feature: Feature, encode: Callable[[Any], Any
     return _Read(values, unfit, warned)
 
 
-def _once(encode: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same, asked once for every different cell; True and 1 are equal, and their spellings are not."""
-    known: dict[tuple[type, Any], Any] = {}
-
-    def remembered(cell: Any) -> Any:
-        key = (type(cell), cell)
-        try:
-            if key not in known:
-                known[key] = encode(cell)
-        except TypeError:  # a list or an object
-            return encode(cell)
-        return known[key]
-
-    return remembered
-
-
-def _as_matrix(series: pl.Series, width: int) -> NDArray[Any] | None:
-    """Cells that all hold `width` numbers in a row, as one matrix; None where they do not."""
-    if isinstance(series.dtype, pl.Array):
-        series = series.reshape((len(series), -1)).arr.to_list()
-    if not isinstance(series.dtype, pl.List) or not series.dtype.inner.is_numeric() or series.null_count():
+def _as_matrix(array: pa.Array, feature: ArrayFeature) -> NDArray[Any] | None:
+    """Cells that all hold numbers of the feature's shape, as a matrix (rows, width), copied only where needed; else None."""
+    shape: tuple[int, ...] = ()
+    while types.is_fixed_size_list(array.type) and not array.null_count:
+        shape += (array.type.list_size,)
+        array = array.flatten()
+    if shape not in {(), feature.shape, (feature.width,)}:
         return None
-    if not len(series) or (series.list.len() != width).any():
+    if types.is_list(array.type) or types.is_large_list(array.type):
+        if shape or array.null_count or (np.diff(array.offsets) != feature.width).any():
+            return None
+        shape, array = (feature.width,), array.flatten()
+    if not shape or not (types.is_floating(array.type) or types.is_integer(array.type)):
         return None
-    cells = series.explode()
-    return cells.cast(pl.Float32 if cells.dtype == pl.Float32 else pl.Float64).to_numpy().reshape(-1, width)
+    numbers = array.to_numpy(zero_copy_only=False).reshape(-1, feature.width)
+    return np.asarray(numbers if numbers.dtype == np.float32 else numbers.astype(np.float64))

@@ -1,13 +1,16 @@
 """Files of predictions: JSON lines with everything, or tables of one flat row each; written whole or not at all."""
 
+import csv
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic_core import to_json
 
 from service.bundle.answers import Prediction
@@ -15,7 +18,7 @@ from service.bundle.tables import TableError
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 OUT_SUFFIXES = (*JSONL_SUFFIXES, ".csv", ".parquet")
-_ROWS_IN_MEMORY = 65_536  # of a parquet file, until they are written
+_ROWS_IN_GROUP = 16_384  # of a parquet file, at least: so many are in memory until they are written
 
 Batches = Iterable[Sequence[Prediction]]
 
@@ -64,70 +67,63 @@ def _write_jsonl(batches: Batches, path: Path) -> int:
 
 def _write_csv(batches: Batches, path: Path, experts: Sequence[str]) -> int:
     num_rows = 0
-    with path.open("wb") as file:
-        file.write(tabulate([], experts).write_csv().encode())
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_schema(experts).names)
         for predictions in batches:
-            file.write(tabulate(predictions, experts).write_csv(include_header=False).encode())
+            writer.writerows(map(_text, _flat(prediction, experts)) for prediction in predictions)
             num_rows += len(predictions)
     return num_rows
 
 
+def _text(cell: Any) -> Any:
+    """A cell as csv has it: numbers in their shortest form (0.00001, 1e-6), true and false; empty where there is nothing."""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if not isinstance(cell, float):
+        return cell
+    text = repr(cell)
+    return f"{Decimal(text):f}" if text.endswith("e-05") else text.replace("e-0", "e-")
+
+
 def _write_parquet(batches: Batches, path: Path, experts: Sequence[str]) -> int:
-    """Part by part, and then all parts as one file, without reading them into memory."""
-    parts = _Parts(path.parent, experts)
-    for predictions in batches:
-        parts.add(predictions)
-    parts.write()
-    pl.scan_parquet(parts.paths, glob=False).sink_parquet(path)
-    return parts.num_rows
+    """Row group by row group."""
+    num_rows = 0
+    waiting: list[pa.RecordBatch] = []
+    with pa.OSFile(str(path), "wb") as file, pq.ParquetWriter(file, _schema(experts), compression="zstd") as writer:
+        for predictions in batches:
+            waiting.append(tabulate(predictions, experts))
+            num_rows += len(predictions)
+            if sum(map(len, waiting)) >= _ROWS_IN_GROUP:
+                writer.write_table(pa.Table.from_batches(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting))
+    return num_rows
 
 
-class _Parts:
-    """Parquet files of some rows each."""
-
-    def __init__(self, folder: Path, experts: Sequence[str]) -> None:
-        self.paths: list[Path] = []
-        self.num_rows = 0
-        self._folder, self._experts = folder, experts
-        self._frames: list[pl.DataFrame] = []
-        self._waiting = 0
-
-    def add(self, predictions: Sequence[Prediction]) -> None:
-        self._frames.append(tabulate(predictions, self._experts))
-        self.num_rows += len(predictions)
-        self._waiting += len(predictions)
-        if self._waiting >= _ROWS_IN_MEMORY:
-            self.write()
-
-    def write(self) -> None:
-        """What waits; an empty part where there never was anything, so that there is a table."""
-        if self._frames or not self.paths:
-            path = self._folder / f"part-{len(self.paths):06}.parquet"
-            pl.concat([tabulate([], self._experts), *self._frames]).write_parquet(path)
-            self.paths.append(path)
-            self._frames, self._waiting = [], 0
-
-
-def tabulate(predictions: Sequence[Prediction], experts: Sequence[str]) -> pl.DataFrame:
+def tabulate(predictions: Sequence[Prediction], experts: Sequence[str]) -> pa.RecordBatch:
     """One flat row each: scalars, lists joined by `; `, and per expert its weight and contribution."""
     schema = _schema(experts)
     columns = zip(*(_flat(prediction, experts) for prediction in predictions), strict=True) if predictions else repeat(())
-    return pl.DataFrame(dict(zip(schema, columns, strict=False)), schema=schema)
+    return pa.RecordBatch.from_arrays([pa.array(*column) for column in zip(columns, schema.types, strict=False)], schema=schema)
 
 
-def _schema(experts: Sequence[str]) -> dict[str, Any]:
-    text, number, flag = pl.String, pl.Float64, pl.Boolean
-    return {
-        **dict.fromkeys(("id", "status", "label"), text),
-        "probability": number,
-        **dict.fromkeys(("risk_band", "error", "missing", "warnings", "set"), text),
-        **dict.fromkeys(("interval_low", "interval_high", "entropy", "disagreement"), number),
-        **dict.fromkeys(("abstain", "experts_disagree"), flag),
-        "dominant": text,
-        "agreement": number,
-        "summary": text,
-        **{f"{what} {name}": number for name in experts for what in ("weight", "contribution")},
-    }
+def _schema(experts: Sequence[str]) -> pa.Schema:
+    text, number, flag = pa.string(), pa.float64(), pa.bool_()
+    return pa.schema(
+        {
+            **dict.fromkeys(("id", "status", "label"), text),
+            "probability": number,
+            **dict.fromkeys(("risk_band", "error", "missing", "warnings", "set"), text),
+            **dict.fromkeys(("interval_low", "interval_high", "entropy", "disagreement"), number),
+            **dict.fromkeys(("abstain", "experts_disagree"), flag),
+            "dominant": text,
+            "agreement": number,
+            "summary": text,
+            **{f"{what} {name}": number for name in experts for what in ("weight", "contribution")},
+        }
+    )
 
 
 def _flat(prediction: Prediction, experts: Sequence[str]) -> tuple[Any, ...]:

@@ -9,11 +9,10 @@ must be where the workers are. An optional extra: `pip install "i2moe-service[ra
 
 import os
 from pathlib import Path
-from typing import Any
 
-import polars as pl
+import pyarrow as pa
 
-from service.bundle.encoding import encode_frame
+from service.bundle.encoding import encode_table
 from service.bundle.machine import usable_cpus
 from service.bundle.prediction_files import tabulate
 from service.bundle.predictor import Predictor, ProviderChoice
@@ -23,7 +22,7 @@ from service.bundle.tables import TableError
 
 
 class Scorer:
-    """One worker: opens the bundle once, then scores batches (`pyarrow.Table` in, `pyarrow.Table` out)."""
+    """One worker: opens the bundle once, then scores batches."""
 
     def __init__(self, bundle: str, provider: ProviderChoice, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -31,13 +30,11 @@ class Scorer:
         self._predictor.replay_example()
         self._experts = [expert.name for expert in self._predictor.manifest.experts]
 
-    def __call__(self, rows: Any) -> Any:
+    def __call__(self, rows: pa.Table) -> pa.Table:
         """The answers to some rows, as `prediction_files` tabulates them."""
-        frame = pl.from_arrow(rows)
-        assert isinstance(frame, pl.DataFrame)
-        schema, parts = self._predictor.manifest.features, frame.iter_slices(self._batch_size)
-        told = [tabulate(score_batch(self._predictor, encode_frame(part, schema)), self._experts) for part in parts]
-        return pl.concat([tabulate([], self._experts), *told]).to_arrow()
+        schema, parts = self._predictor.manifest.features, rows.combine_chunks().to_batches(max_chunksize=self._batch_size)
+        told = [tabulate(score_batch(self._predictor, encode_table(part, schema)), self._experts) for part in parts]
+        return pa.Table.from_batches([tabulate([], self._experts), *told])
 
 
 def predict_on_ray(

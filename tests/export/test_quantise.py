@@ -16,9 +16,10 @@ from export.verify import PRECISION_ATOL, verify_precision
 from service.bundle.output import OUTPUT_NAMES
 from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle, open_bundle
-from service.bundle.tables import TableError, read_table
+from service.bundle.tables import TableError
 from tests.training.small_data import ALL_MODALITIES, recipe
 from training.data.dataset import load_dataset
+from training.data.tables import read_table
 
 
 @pytest.fixture(scope="module")

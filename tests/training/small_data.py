@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from service.bundle.schema import FeatureSchema
-from service.bundle.tables import read_table, table_records
+from service.bundle.table_files import read_table
+from service.bundle.tables import table_records
 from training.recipe import Recipe, parse_recipe
 
 NUM_ROWS = 120

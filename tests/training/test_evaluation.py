@@ -113,7 +113,7 @@ def test_arrays_and_dates_in_a_table_are_told(rich_run: Path, tmp_path: Path) ->
     dates = pl.date_range(pl.date(2020, 1, 1), pl.date(2020, 4, 29), eager=True).alias("crea")
     signal = pl.Series("signal", [[0.0] * 6] * 120)
     small_table().with_columns(dates, signal).write_parquet(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match=r"other.parquet: column crea: expected numbers, found Date"):
+    with pytest.raises(DataError, match=r"other.parquet: column crea: expected numbers, found date32"):
         evaluate_file(checkpoint, tmp_path / "other.parquet")
 
 

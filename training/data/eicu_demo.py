@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from service.bundle.tables import numbers
+from training.data.tables import numbers
 
 # Outcome, or known only later (the offsets), or a comparator (the published score).
 LEAKS = frozenset({"died_in_hospital", "unitdischargeoffset", "hospitaldischargeoffset", "apache_iva_pred"})

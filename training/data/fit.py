@@ -23,7 +23,7 @@ from service.bundle.schema import (
     is_missing,
     split_codes,
 )
-from service.bundle.tables import TableError, column_values
+from service.bundle.tables import TableError
 from service.bundle.text import fit_tfidf
 from training.config import sentence
 from training.data.config import CodesConfig, DataConfig, ModalityConfig, TextConfig
@@ -31,6 +31,7 @@ from training.data.embedded_text import fit_embedded_text
 from training.data.rows import Column, Columns, LazyRows, NpyRows, RowArray, kept_in_memory, map_npy
 from training.data.source import Source
 from training.data.split import Rows
+from training.data.tables import column_values
 from training.errors import DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from service.bundle.features import UnfitValueError, category_text, is_missing
 from service.bundle.manifest import TaskInfo
-from service.bundle.tables import TableError, numbers
+from service.bundle.tables import TableError
 from training.data.config import DataConfig
 from training.data.fit import sorted_categories
+from training.data.tables import numbers
 from training.errors import DataError, RecipeError
 
 

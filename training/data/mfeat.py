@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from service.bundle.tables import TableError, numbers
+from service.bundle.tables import TableError
 from training.data.released import ID, ReleasedData, find_file, read_rows
 from training.data.rows import FloatArray
+from training.data.tables import numbers
 from training.errors import DataError
 
 LABEL = "digit"

@@ -19,9 +19,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.bundle.tables import TableError, read_table
+from service.bundle.tables import TableError
 from training.data.rows import AlignedRows, FiniteRows, LazyRows, RowArray, finite, parts, to_float32
 from training.data.split import SPLITS
+from training.data.tables import read_table
 from training.errors import DataError
 
 ID, SPLIT = "id", "split"

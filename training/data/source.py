@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from service.bundle.tables import TableError, read_table
+from service.bundle.tables import TableError
 from training.config import Config, sentence
 from training.data import adni, eicu_demo, enrico, mfeat, mimic_iv, mimic_iv_processed, mmimdb, mosi, support2
 from training.data.built import BuiltData
@@ -17,6 +17,7 @@ from training.data.config import DataConfig, ModalityConfig
 from training.data.modalities import Facts, table_modalities
 from training.data.released import ReleasedData
 from training.data.rows import RowArray
+from training.data.tables import read_table
 from training.errors import DataError, RecipeError
 
 Arrays = Mapping[str, RowArray]

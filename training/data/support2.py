@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from service.bundle.tables import numbers
+from training.data.tables import numbers
 
 PATH = Path(__file__).with_name("support2.csv.gz")
 

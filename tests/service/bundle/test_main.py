@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.bundle import __main__ as module
+from service.bundle import prediction_files
 from service.bundle.__main__ import main, read_jsonl
 from service.bundle.prediction_files import write_predictions
 from service.bundle.predictor import num_cuda_devices
@@ -284,7 +288,52 @@ def test_numbers_of_workers_are_checked(bundle: Bundle, capsys: pytest.CaptureFi
     assert "expected a whole number from 1 on" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+EXTREMES = [0.0, -0.0, 1.0, 0.1, 1e-4, 1e-5, 1.23e-5, 9.9e-5, 1e-6, 1.5e-7, 1e15, 1e16, 1.5e22, 1 / 3, 5e-324]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    numbers=st.lists(
+        st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(EXTREMES), min_size=4, max_size=4
+    ),
+    text=st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1, max_size=4),
+    flag=st.none() | st.booleans(),
+)
+def test_answers_in_csv_are_spelled_as_polars_spells_them(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[float | None], text: str | None, flag: bool | None
+) -> None:
+    """Shortest numbers, true and false, quotes only where they are needed: who reads the files sees no difference."""
+    uncertainty = dict(zip(("entropy", "disagreement"), numbers, strict=False)) | {"abstain": flag}
+    expert = {"weight": numbers[2], "contribution": numbers[3]}
+    answer = {"id": text, "status": "ok", "uncertainty": uncertainty, "explanation": {"experts": [expert], "summary": text}}
+    folder = tmp_path_factory.mktemp("csv")
+    for suffix in ("csv", "parquet"):
+        assert write_predictions([[answer]], folder / f"out.{suffix}", ["unique:labs"]) == 1
+    assert (folder / "out.csv").read_text() == pl.read_parquet(folder / "out.parquet").write_csv()
+
+
+def test_answers_in_parquet_have_the_same_types_as_ever(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts, numbers and flags, whether or not there is anything in a column; row groups of some size, in order, compressed."""
+    monkeypatch.setattr(prediction_files, "_ROWS_IN_GROUP", 300)
+    records = [{"id": i, "labs": {"crea": 1.0}} for i in range(1000)]
+    for name, rows in (("in.jsonl", records), ("none.jsonl", [])):
+        assert predict(bundle, write_jsonl(tmp_path / name, rows), tmp_path / f"{name}.parquet") == 0
+    full, empty = pl.read_parquet(tmp_path / "in.jsonl.parquet"), pl.read_parquet(tmp_path / "none.jsonl.parquet")
+    flags = {"abstain", "experts_disagree"}
+    texts = {"id", "status", "label", "risk_band", "error", "missing", "warnings", "set", "dominant", "summary"}
+    assert full.schema == empty.schema
+    assert {name: type_ for name, type_ in full.schema.items() if type_ != pl.Float64} == {
+        **dict.fromkeys(texts, pl.String),
+        **dict.fromkeys(flags, pl.Boolean),
+    }
+    assert full["id"].to_list() == [str(i) for i in range(1000)]
+    metadata = pq.read_metadata(tmp_path / "in.jsonl.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [384, 384, 232]
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv", "out.parquet"])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, out: str) -> None:
     """Ctrl-C in the middle leaves no half file."""
 
     def interrupted() -> Iterator[list[dict[str, Any]]]:
@@ -292,15 +341,15 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_predictions(interrupted(), tmp_path / "out.jsonl", ())
+        write_predictions(interrupted(), tmp_path / out, ())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_runs_in_its_own_process(bundle: Bundle, tmp_path: Path) -> None:
-    """`python -m service.bundle` is the command; it needs neither torch nor onnx."""
+    """`python -m service.bundle` is the command; it needs neither torch nor onnx nor polars."""
     code = (
         "import sys; from service.bundle.__main__ import main; status = main(sys.argv[1:]);"
-        "assert not {'torch', 'onnx', 'sklearn', 'bentoml'} & set(sys.modules); sys.exit(status)"
+        "assert not {'torch', 'onnx', 'sklearn', 'bentoml', 'polars', 'pandas'} & set(sys.modules); sys.exit(status)"
     )
     source, out = write_jsonl(tmp_path / "in.jsonl", RECORDS), tmp_path / "out.jsonl"
     arguments = ["predict", str(bundle.path), str(source), "--out", str(out), "--provider", "cpu"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from service.bundle.tables import polars_reason
+from training.data.tables import polars_reason
 from training.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")  # the first that is there is read
