@@ -19,6 +19,7 @@ def problems(image: Image, found: Mapping[str, Any]) -> list[str]:
     checks = (
         _described(image),
         _answered(found["answers"]),
+        _scored(found["files"]),
         _confined(found["processes"]),
         _mounted(found),
         _packed(image, found),
@@ -63,6 +64,10 @@ def _predicted(prediction: Mapping[str, Any], example: Mapping[str, Any]) -> Ite
         furthest = max(abs(found - expected) for found, expected in pairs)
         if furthest > 1e-3:
             yield f"/predict is {furthest:.4f} from the bundle's own answer, expected 0.001 at most"
+
+
+def _scored(files: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"scoring a file into {kind} gave {told!r}, expected 1 row" for kind, told in files.items() if told != 1)
 
 
 def _confined(processes: list[Mapping[str, Any]]) -> Iterator[str]:

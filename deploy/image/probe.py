@@ -70,6 +70,23 @@ def _document(body: str) -> Any:
     return json.loads(body) if body.startswith("{") else None
 
 
+def scored_files() -> dict[str, Any]:
+    """How many rows the image's own command scores into a file of each kind and reads back, or its last words."""
+    from service.bundle.table_files import read_table
+
+    bundle, found = os.environ["I2MOE_BUNDLE"], dict[str, Any]()
+    record = json.loads(Path(bundle, "manifest.json").read_text())["example"]["record"]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder, "rows.jsonl")
+        rows.write_text(json.dumps(record) + "\n")
+        for kind in ("parquet", "csv"):
+            told = Path(folder, f"told.{kind}")
+            command = [sys.executable, "-m", "service.bundle", "predict", bundle, str(rows), "--out", str(told)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found[kind] = read_table(told).num_rows if done.returncode == 0 else done.stderr.strip()[-200:]
+    return found
+
+
 def processes() -> list[dict[str, Any]]:
     """Every process but this one: user, capabilities, memory."""
     return [process(folder) for folder in Path("/proc").glob("[0-9]*") if folder.name != str(os.getpid())]
@@ -181,6 +198,7 @@ def runs_from_tmp() -> bool:
 def main() -> None:
     """Look at the service first and at its files after, so that reading them does not disturb the figures."""
     found = {"answers": answers(), "processes": processes(), "mounts": mounts(), "runs_from_tmp": runs_from_tmp()}
+    found["files"] = scored_files()
     print(json.dumps({**found, **contents(), "tools": tools(), "unresolved_cuda": unresolved_cuda()}))
 
 

@@ -24,7 +24,7 @@ from service.bundle.schema import FeatureSchema
 from service.bundle.score import score
 from service.bundle.store import Bundle, open_bundle
 from service.bundle.table_files import TABLE_SUFFIXES, count_rows, read_batches
-from service.bundle.tables import TableError, absent_columns
+from service.bundle.tables import TableError, absent_columns, known_columns
 from service.bundle.validity import describe_validity
 
 _BATCH_SIZE = 128  # larger ones do not stay in a core's cache
@@ -61,7 +61,7 @@ def batches_of(path: Path, schema: FeatureSchema, num_rows: int | None = None, *
         return
     if not path.name.endswith(TABLE_SUFFIXES):
         raise TableError(f"{path}: expected a file ending in {', '.join((*JSONL_SUFFIXES, *TABLE_SUFFIXES))}")
-    for position, table in enumerate(read_batches(path, num_rows)):
+    for position, table in enumerate(read_batches(path, num_rows, wanted=known_columns(schema))):
         if position == 0 and (absent := absent_columns(table, schema)):
             print(f"{path}: no column for {', '.join(absent)}: treated as missing", file=sys.stderr)
         yield encode_table(table, schema, num_threads=num_threads)

@@ -27,7 +27,7 @@ from service.bundle.features import (
     is_missing,
 )
 from service.bundle.schema import FeatureSchema, Modality
-from service.bundle.tables import Table, find_column, parse_numbers, python_values, read_column, table_records
+from service.bundle.tables import ID_COLUMN, Table, find_column, parse_numbers, python_values, read_column, table_records
 
 Warned = dict[int, str]  # row -> what is remarkable about one feature there
 _UNREMARKABLE = Sent((), ())
@@ -72,8 +72,8 @@ def encode_table(table: Table, schema: FeatureSchema, *, num_threads: int = 1) -
     `num_threads` texts are embedded at a time.
     """
     schema = embed_ahead(schema, _texts(table, schema), num_threads=num_threads)
-    has_ids = table.schema.get_field_index("id") >= 0
-    given: Sequence[object] = python_values(read_column(table, "id"), "id") if has_ids else [None] * table.num_rows
+    has_ids = table.schema.get_field_index(ID_COLUMN) >= 0
+    given: Sequence[object] = python_values(read_column(table, ID_COLUMN), ID_COLUMN) if has_ids else [None] * table.num_rows
     columns = [_Columns.read(table, modality) for modality in schema.modalities]
     bad = _bad_rows(columns, schema)
     refusals = _refusals(table, bad.nonzero()[0].tolist(), schema)

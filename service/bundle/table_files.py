@@ -10,7 +10,7 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -40,15 +40,16 @@ def read_table(path: Path | str) -> pa.Table:
         return pa.Table.from_batches(_csv_batches(path))
 
 
-def read_batches(path: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
+def read_batches(path: Path, num_rows: int, *, wanted: Container[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The table as `read_table` reads it, `num_rows` rows at a time and in order; one batch at least. Raises `TableError`.
 
-    Memory is bounded by the blocks of a csv file that are read ahead, or by the pages and buffers of a parquet file's columns,
-    however large its row groups are.
+    Of a parquet file with columns that are `wanted`, these alone are read. Memory is bounded by the blocks of a csv file that are
+    read ahead, or by the pages and buffers of a parquet file's columns, however large its row groups are.
     """
     _check_path(path)
     with _reading(path):
-        yield from _even(_parquet_batches(path, num_rows) if path.name.endswith(".parquet") else _csv_batches(path), num_rows)
+        batches = _parquet_batches(path, num_rows, wanted) if path.name.endswith(".parquet") else _csv_batches(path)
+        yield from _even(batches, num_rows)
 
 
 def count_rows(path: Path) -> int | None:
@@ -133,11 +134,12 @@ def _checked(table: pa.Table | pa.RecordBatch) -> pa.Table | pa.RecordBatch:
     return table
 
 
-def _parquet_batches(path: Path, num_rows: int) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(path: Path, num_rows: int, wanted: Container[str] | None) -> Iterator[pa.RecordBatch]:
     with _opened_parquet(path) as file:
         schema = file.schema_arrow
         yield _checked(pa.RecordBatch.from_arrays([pa.nulls(0, type_) for type_ in schema.types], schema=schema))
-        yield from map(_checked, file.iter_batches(batch_size=num_rows, use_threads=False))
+        names = None if wanted is None else [name for name in schema.names if name in wanted]
+        yield from map(_checked, file.iter_batches(batch_size=num_rows, columns=names or None, use_threads=False))
 
 
 # Csv

@@ -18,6 +18,7 @@ from service.bundle.errors import one_line
 from service.bundle.schema import Feature, FeatureSchema, NumericFeature, is_missing
 
 Table: TypeAlias = pa.Table | pa.RecordBatch
+ID_COLUMN = "id"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity|nan)$"
 # What Python has no value for, such as a time after the year 9999 or in a zone that nobody knows.
 _UNREADABLE = (pa.ArrowException, ValueError, OverflowError, KeyError)
@@ -33,7 +34,17 @@ class TableError(ValueError):
 def find_column(table: Table, modality: str, feature: Feature) -> str | None:
     """The column that holds a feature: `labs.crea` if there is one, else `crea`, else None."""
     find = table.schema.get_field_index
-    return next((name for name in (f"{modality}.{feature.name}", feature.name) if find(name) >= 0), None)
+    return next((name for name in _column_names(modality, feature) if find(name) >= 0), None)
+
+
+def _column_names(modality: str, feature: Feature) -> tuple[str, str]:
+    return f"{modality}.{feature.name}", feature.name
+
+
+def known_columns(schema: FeatureSchema) -> frozenset[str]:
+    """Every name of a column that rows of `schema` are read from, their ids' among them."""
+    features = ((modality.name, feature) for modality in schema.modalities for feature in modality.features)
+    return frozenset({ID_COLUMN, *(name for place in features for name in _column_names(*place))})
 
 
 def absent_columns(table: Table, schema: FeatureSchema) -> list[str]:

@@ -40,6 +40,7 @@ FOUND: dict[str, Any] = {
         "/predict": {"status": 200, "body": {"model": {"name": "tiny"}, "predictions": [PREDICTED]}},
         "num_series": 3,
     },
+    "files": {"parquet": 1, "csv": 1},
     "processes": [CONFINED],
     "mounts": {
         "/": {"read_only": True, "noexec": False},
@@ -83,6 +84,7 @@ def test_an_image_that_keeps_its_promises_has_no_problem(unresolved: str | None)
         (("answers", "/predict", "body", "predictions", 0, "status"), "error", "status 'error'"),
         (("answers", "/predict", "body", "predictions", 0, "probabilities", "dead"), 0.3, "0.0827 from the bundle's own"),
         (("answers", "num_series"), 0, "no series"),
+        (("files", "parquet"), "No module named 'pyarrow.fs'", "into parquet gave .*pyarrow.fs"),
         (("processes", 0, "uids"), [0], r"runs as \[0\]"),
         (("processes", 0, "capabilities", "CapBnd"), 1, "capabilities in CapBnd"),
         (("processes", 0, "no_new_privs"), 0, "may gain privileges"),

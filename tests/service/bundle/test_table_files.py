@@ -190,6 +190,18 @@ def test_a_large_row_group_is_read_in_little_memory(tmp_path: Path) -> None:
     assert peak < 8 << 20 < (tmp_path / "t.parquet").stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("wanted", "read"),
+    [({"labs.crea", "x"}, ["labs.crea"]), ({"ward", "id"}, ["id", "ward"]), ({"x"}, ["id", "labs.crea", "ward"])],
+)
+def test_only_columns_that_are_wanted_are_read(tmp_path: Path, wanted: set[str], read: list[str]) -> None:
+    """Of a parquet file, whatever their names; of one that has none of them all are, so that rows are rows still."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "labs.crea": [1.5, 2.0], "ward": ["007", "7"]}), path)
+    (batch,) = read_batches(path, 8, wanted=wanted)
+    assert (batch.schema.names, batch.num_rows) == (read, 2)
+
+
 def test_a_parquet_file_without_rows_is_one_empty_batch(tmp_path: Path) -> None:
     """Its columns can be looked at."""
     pl.DataFrame({"crea": [1.0], "ward": pl.Series(["a"], dtype=pl.Categorical)}).clear().write_parquet(tmp_path / "t.parquet")
