@@ -34,6 +34,7 @@ from training.data.split import Rows
 from training.errors import DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+_MAX_TOLD = 10  # columns that cannot be read
 _NUMBERS_ARE = (
     "; a numeric column holds numbers and empty cells alone, no date, no unit and no <5 (rows count without the header)"
 )
@@ -53,7 +54,8 @@ def read_columns(source: Source, config: DataConfig, folder: Path) -> Columns:
             array = _row_array(source, modality.array, folder)
             columns[name][modality.array.stem] = kept_in_memory(array, config.in_memory_mb << 20)
     if problems:
-        raise DataError("\n".join(problems))
+        more = [f"and {len(problems) - _MAX_TOLD} more columns"] if len(problems) > _MAX_TOLD else []
+        raise DataError("\n".join([*problems[:_MAX_TOLD], *more]))
     return columns
 
 

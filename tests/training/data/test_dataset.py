@@ -289,6 +289,18 @@ def test_every_column_that_cannot_be_read_is_told_at_once(tmp_path: Path) -> Non
     assert "2024" not in str(error.value)
 
 
+def test_of_very_many_unreadable_columns_ten_are_told(tmp_path: Path) -> None:
+    """A pattern may name hundreds: the last line says how many more there are."""
+    write_data(tmp_path)
+    names = [f"lab_{i:02}" for i in range(12)]
+    small_table().with_columns(pl.lit("pending").alias(name) for name in names).write_csv(tmp_path / "table.csv")
+    with pytest.raises(DataError) as error:
+        load(tmp_path, {"data.modalities.labs": {"numeric": ["lab_*"]}})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "and 2 more columns"
+
+
 def test_categories_that_differ_in_case_or_spaces_alone_are_told(tmp_path: Path) -> None:
     """The note counts them and names the column, not what they are; they stay categories of their own."""
     wards = [["Cardiac ICU", "cardiac icu", "CARDIAC  ICU", "neuro"][i % 4] for i in range(120)]
