@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 override RUN := runs/support2
 override BUNDLE := bundles/support2
 PORT ?= 3000
+# Who may reach what `make serve` starts: 0.0.0.0 for all, who need no key unless I2MOE_API_KEYS says so.
+HOST ?= 127.0.0.1
 ACCELERATOR ?= cpu
 IMAGE ?= i2moe-service:$(ACCELERATOR)
 BUNDLE_IMAGE ?= i2moe-bundle:1.0.0
@@ -48,7 +50,7 @@ demo: setup $(BUNDLE)/manifest.json ## train on real patients, export, serve on 
 	$(BIN)/python -m examples.demo --run $(RUN) --bundle $(BUNDLE) --port $(PORT)
 
 serve: setup $(MODEL)/manifest.json ## serve a bundle: MODEL=path, by default the demo's
-	BENTOML_HOME=$${BENTOML_HOME:-$$(mktemp -d)} I2MOE_BUNDLE=$(MODEL) $(BIN)/bentoml serve service.api:I2MoEService --port $(PORT)
+	BENTOML_HOME=$${BENTOML_HOME:-$$(mktemp -d)} I2MOE_BUNDLE=$(MODEL) $(BIN)/bentoml serve service.api:I2MoEService --host $(HOST) --port $(PORT)
 
 test: setup ## the whole test suite
 	$(BIN)/python -m pytest

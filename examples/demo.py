@@ -39,13 +39,17 @@ def unseen_patient(run: Path, number: int) -> tuple[dict[str, Any], str]:
     return record, dataset.task.labels[dataset.target[row]]
 
 
+def server_command(port: int) -> list[str]:
+    """A server for this machine alone: it has no keys, so whoever reached its port could ask."""
+    return [sys.executable, "-m", "bentoml", "serve", "service.api:I2MoEService", "--host", "127.0.0.1", "--port", str(port)]
+
+
 def start_server(bundle: Path, port: int) -> subprocess.Popen[bytes]:
     """`bentoml serve`, in a process group of its own."""
     # A home of its own: servers that share one delete each other's metrics.
     home = tempfile.mkdtemp(prefix="i2moe-demo-")
     environment = {"BENTOML_HOME": home, **os.environ, "I2MOE_BUNDLE": str(bundle), "BENTOML_DO_NOT_TRACK": "1"}
-    command = [sys.executable, "-m", "bentoml", "serve", "service.api:I2MoEService", "--port", str(port)]
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+    return subprocess.Popen(server_command(port), env=environment, start_new_session=True)
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
@@ -24,6 +24,12 @@ def epoch_line(record: EpochRecord, config: TrainConfig, *, stage: str | None = 
         if record.interaction:
             losses += f"  interaction {sum(record.interaction.values()) / len(record.interaction):.4f}"
     return f"{losses}  validation {validation}"
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """What the data's reader noticed, a line each on standard error."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)  # noqa: T201 - as progress
 
 
 def show_progress(

@@ -33,7 +33,7 @@ from training.model.build import build_model, fit_encoders
 from training.model.mixture import I2MoE
 from training.objectives.config import ObjectiveConfig
 from training.objectives.paper import PaperObjective
-from training.progress import show_progress
+from training.progress import show_notes, show_progress
 from training.recipe import RECIPE_FILE, Recipe, read_recipe
 from training.reference import reference, typical_record
 from training.report import write_report
@@ -134,6 +134,8 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> dic
         distributed.first_says(lambda: _prepare_folder(recipe, dataset.schema, out, resume=resume))
         if resume:
             trainer.resume()
+        if is_first:
+            show_notes(dataset.notes)
         trained = train_stages(trainer, recipe, dataset, out, partial(_tell, recipe=recipe))
     if not is_first:
         return {}

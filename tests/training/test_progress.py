@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from training.progress import epoch_line, show_progress
+from training.progress import epoch_line, show_notes, show_progress
 from training.train_config import TrainConfig
 from training.trainer import EpochRecord
 
@@ -27,6 +27,12 @@ def test_away_from_a_terminal_each_epoch_is_a_line(capsys: pytest.CaptureFixture
     told = capsys.readouterr()
     assert told.out == ""
     assert re.findall(r"^epoch 3/5  loss", told.err, re.MULTILINE) == ["epoch 3/5  loss"] * 2
+
+
+def test_notes_are_lines_of_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the data's reader noticed is seen when training begins, not only in the report."""
+    show_notes(["3 of 120 rows dropped: without any value", "odd"])
+    assert capsys.readouterr().err == "note: 3 of 120 rows dropped: without any value\nnote: odd\n"
 
 
 def test_on_a_terminal_epochs_move_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,9 @@ def test_a_recipe_file_is_its_document(tmp_path: Path) -> None:
      ({"data.split": {"folds": 5, "validation": 0.1, "seed": "run"}}, "recipe: data.split: with folds the run's seed chooses"),
      ({"data.split.test": 0.8}, "recipe: data.split: validation 0.2 and test 0.8 leave no training rows"),
      ({"data.split.seed": -1}, "recipe: data.split.seed"),
+     ({"data.modalities.labs.text": ["note"]}, "recipe: data.modalities.labs.text: expected keys and values, {"),
+     ({"data.modalities.labs.text": "note"}, "or a section of its own, found 'note'"),
+     ({"data.modalities": ["labs", "person"]}, "recipe: data.modalities: expected keys and values, {"),
      ({"data.risk_bands": [{"name": "low", "below": 2.0}]}, "recipe: data.risk_bands.0.below: Input should be")],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_its_place(changes: dict[str, Any], told: str) -> None:

@@ -14,7 +14,7 @@ from service.bundle.schema import FeatureSchema, is_missing
 from service.bundle.tables import records_from_columns
 from training.data.config import DataConfig
 from training.data.encode import encode_columns, rows_of_columns
-from training.data.fit import fit_schema, read_columns
+from training.data.fit import fit_schema, read_columns, spelling_notes
 from training.data.labels import read_target
 from training.data.rows import Column, Columns, LazyRows, RowArray, absent_rows, take
 from training.data.source import load_source
@@ -31,7 +31,7 @@ class Dataset:
     arrays: Mapping[str, RowArray]  # modality -> float32 (N, columns), NaN where missing
     target: NDArray[Any]  # class positions (N,), 0/1 labels (N, C) or numbers (N,)
     splits: Mapping[str, Rows]
-    notes: tuple[str, ...]  # what was dropped and why
+    notes: tuple[str, ...]  # what was dropped and why, and what is odd about the table
     classes: tuple[str, ...] = ()  # the label's values as the table spells them, in the order of task.labels
     columns: Columns = field(default_factory=dict)  # what was encoded
 
@@ -59,7 +59,8 @@ def load_dataset(config: DataConfig, folder: Path, *, seed: int, missing: Litera
     task = target.task_info(config, splits["train"])
     schema = fit_schema(columns, source.modalities, splits["train"], missing, folder=folder)
     arrays = encode_columns(schema, columns, frame.height)
-    return Dataset(schema, task, arrays, target.values, splits, (*source.notes, *notes), target.classes, columns)
+    notes = (*source.notes, *notes, *spelling_notes(schema))
+    return Dataset(schema, task, arrays, target.values, splits, notes, target.classes, columns)
 
 
 def _check_labels_vary(target: NDArray[Any], splits: Mapping[str, Rows]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,22 +35,28 @@ from training.data.tables import column_values
 from training.errors import DataError
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+_MAX_TOLD = 10  # columns that cannot be read
+_NUMBERS_ARE = (
+    "; a numeric column holds numbers and empty cells alone, no date, no unit and no <5 (rows count without the header)"
+)
 
 
 def read_columns(source: Source, config: DataConfig, folder: Path) -> Columns:
-    """The values of every feature, row by row, None where missing. Raises `DataError`."""
-    return {name: _modality_columns(source, modality, config, folder) for name, modality in source.modalities.items()}
-
-
-def _modality_columns(source: Source, config: ModalityConfig, data: DataConfig, folder: Path) -> dict[str, Column]:
-    try:
-        columns: dict[str, Column] = {
-            column: column_values(source.frame, column, numeric=column in config.numeric) for column in config.columns
-        }
-    except TableError as error:
-        raise DataError(str(error)) from error
-    if config.array is not None:
-        columns[config.array.stem] = kept_in_memory(_row_array(source, config.array, folder), data.in_memory_mb << 20)
+    """The values of every feature, row by row, None where missing. Raises `DataError` with a line for every bad column."""
+    columns: dict[str, dict[str, Column]] = {name: {} for name in source.modalities}
+    problems = []
+    for name, modality in source.modalities.items():
+        for column in modality.columns:
+            try:
+                columns[name][column] = column_values(source.frame, column, numeric=column in modality.numeric)
+            except TableError as error:
+                problems.append(f"{error}{_NUMBERS_ARE if column in modality.numeric else ''}")
+        if modality.array is not None:
+            array = _row_array(source, modality.array, folder)
+            columns[name][modality.array.stem] = kept_in_memory(array, config.in_memory_mb << 20)
+    if problems:
+        more = [f"and {len(problems) - _MAX_TOLD} more columns"] if len(problems) > _MAX_TOLD else []
+        raise DataError("\n".join([*problems[:_MAX_TOLD], *more]))
     return columns
 
 
@@ -157,3 +163,24 @@ def _fit_text(config: TextConfig, values: Sequence[Any], loinc: tuple[str, ...],
     if not idf:
         raise DataError(f"column {config.column}: no word is found in at least {config.min_count} training rows")
     return TextFeature(name=config.column, loinc=loinc, vocabulary=tuple(idf), idf=tuple(idf.values()))
+
+
+def spelling_notes(schema: FeatureSchema) -> tuple[str, ...]:
+    """One sentence for every categorical feature of which some categories differ in nothing but case or spaces.
+
+    It names the column and counts; the categories themselves are patients' values.
+    """
+    return tuple(_spelling_notes(schema))
+
+
+def _spelling_notes(schema: FeatureSchema) -> Iterator[str]:
+    features = ((modality.name, feature) for modality in schema.modalities for feature in modality.features)
+    for modality, feature in features:
+        if isinstance(feature, CategoricalFeature) and (num_alike := _count_alike(feature.vocabulary)):
+            counted = f"{num_alike} of its {len(feature.vocabulary)} categories differ from another in case or spaces alone"
+            yield f"{modality}.{feature.name}: {counted}; each is learned as one of its own: spell them alike in the table"
+
+
+def _count_alike(vocabulary: Sequence[str]) -> int:
+    """How many categories would be gone if case and spaces did not count."""
+    return len(vocabulary) - len({" ".join(category.split()).casefold() for category in vocabulary})

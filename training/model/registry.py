@@ -44,6 +44,9 @@ class Registry(dict[str, T]):
         module, _, attribute = path.partition(":")
         try:
             component: T = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            hint = "install its package here, or name its folder in PYTHONPATH"
+            raise RecipeError(f"{place}: {path!r} cannot be imported: {error}; {hint}") from error
         except Exception as error:  # a module may do anything when it is imported
             raise RecipeError(f"{place}: {path!r} cannot be imported: {error}") from error
         if not (isinstance(component, type) and issubclass(component, self.base)):

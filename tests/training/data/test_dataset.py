@@ -275,6 +275,49 @@ def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
     assert "hemolysed" not in str(error.value)
 
 
+def test_every_column_that_cannot_be_read_is_told_at_once(tmp_path: Path) -> None:
+    """Two columns with words, one of them a date, are two lines, and what a number is stands beside them."""
+    dates = ["2024-01-31"] * 120
+    modalities = {"labs": {"numeric": ["crea", "sod"]}, "person": {"numeric": ["age"], "categorical": ["sex"]}}
+    changed_table(tmp_path, crea=["<0.3"] * 120, age=dates)
+    with pytest.raises(DataError) as error:
+        load(tmp_path, {"data.modalities": modalities})
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["column crea", "column age"]
+    assert all("holds numbers and empty cells alone, no date" in line for line in lines)
+    assert "0.3" not in str(error.value)
+    assert "2024" not in str(error.value)
+
+
+def test_of_very_many_unreadable_columns_ten_are_told(tmp_path: Path) -> None:
+    """A pattern may name hundreds: the last line says how many more there are."""
+    write_data(tmp_path)
+    names = [f"lab_{i:02}" for i in range(12)]
+    small_table().with_columns(pl.lit("pending").alias(name) for name in names).write_csv(tmp_path / "table.csv")
+    with pytest.raises(DataError) as error:
+        load(tmp_path, {"data.modalities.labs": {"numeric": ["lab_*"]}})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "and 2 more columns"
+
+
+def test_categories_that_differ_in_case_or_spaces_alone_are_told(tmp_path: Path) -> None:
+    """The note counts them and names the column, not what they are; they stay categories of their own."""
+    wards = [["Cardiac ICU", "cardiac icu", "CARDIAC  ICU", "neuro"][i % 4] for i in range(120)]
+    dataset = load(changed_table(tmp_path, ward=wards))
+    (note,) = dataset.notes
+    assert note.startswith("person.ward: 2 of its 4 categories differ from another in case or spaces alone")
+    assert "cardiac" not in note.lower()
+    person = dataset.schema.modalities[1]
+    assert [len(f.vocabulary) for f in person.features if isinstance(f, CategoricalFeature) and f.name == "ward"] == [4]
+
+
+def test_a_table_spelled_in_one_way_has_no_note(tmp_path: Path) -> None:
+    """Nothing is told where nothing is odd."""
+    write_data(tmp_path)
+    assert load(tmp_path).notes == ()
+
+
 def test_a_feature_without_a_value_in_the_training_rows_is_refused(tmp_path: Path) -> None:
     """Nothing can be fitted to an empty column."""
     with pytest.raises(DataError, match="modality labs: column crea has no value in the 72 training rows"):

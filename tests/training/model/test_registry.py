@@ -48,7 +48,8 @@ def test_ones_own_components_get_their_options() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("no_such_package:Encoder", "'no_such_package:Encoder' cannot be imported: No module named 'no_such_package'"),
+    [("no_such_package:Encoder", "'no_such_package:Encoder' cannot be imported: No module named 'no_such_package'; "
+      "install its package here, or name its folder in PYTHONPATH"),
      (f"{OWN}:Nothing", "cannot be imported: module .* has no attribute 'Nothing'"),
      (".encoders:Encoder", "'.encoders:Encoder' cannot be imported: the 'package' argument .*"),
      (":Encoder", "':Encoder' cannot be imported: Empty module name"),

@@ -13,7 +13,11 @@ from training.model.rows import TrainingRows
 
 
 class Encoder(nn.Module, ABC):
-    """Base of all encoders. Subclasses name their configuration class in `Config`."""
+    """Base of all encoders. Subclasses name their configuration class in `Config`.
+
+    They are constructed as `Class(modality, num_patches=P, hidden_dim=D, config=Class.Config(...))`, where `modality.width` is F
+    and `config` the recipe's options. Tokens are finite whatever is missing. docs/your_table.md has an example.
+    """
 
     Config: ClassVar[type[Config]]
 

@@ -6,7 +6,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.bundle.schema import Modality
-from training.config import MAX_LAYERS, Config
+from training.config import MAX_LAYERS
+from training.config import Config as Options
 from training.model.dropout import Dropout
 from training.model.encoders.base import Encoder, register_encoder
 from training.model.encoders.expansion import ColumnExpansion
@@ -24,7 +25,7 @@ class MLPEncoder(Encoder):
     Missing values: the mean of the training rows and a flag per feature; under `raw` 0 and no flag.
     """
 
-    class Config(Config):
+    class Config(Options):
         """Options of the MLP encoder."""
 
         hidden: int = Field(default=128, ge=1)
