@@ -72,6 +72,7 @@ def _export(arguments: Sequence[str]) -> Bundle:
         precision=args.precision,
         calibration=args.calibration,
         attribution_points=args.attribution_points,
+        tell=lambda step: print(f"{step} ...", file=sys.stderr, flush=True),
     )
 
 

@@ -1,7 +1,7 @@
 """Puts a bundle together: graph, verification, example, manifest. Whole and verified, or nothing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,8 +118,9 @@ def export_bundle(
     precision: Precision = "fp32",
     attribution_points: int = 0,
     calibration: Path | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Write a verified bundle to `out`. Raises `ExportError` or `BundleError`, leaving nothing behind.
+    """Write a verified bundle to `out`, telling what is done next. Raises `ExportError` or `BundleError`, leaving nothing behind.
 
     With `attribution_points` the bundle gets its second graph, or the reason why it cannot have one. Precision fp16 has experts
     in float16, for a GPU; int8 has large products in int8, for a CPU, by scales measured on the rows of `calibration`, a table
@@ -132,14 +133,17 @@ def export_bundle(
     def fill(folder: Path) -> None:
         copy_encoders(material.schema, folder)
         half = precision == "fp16"
+        tell("tracing the graph")
         graph = build_graph(material.model, material.schema, target=target, half=half)
         info = graph_info(graph, target=target, precision="fp16" if half else "fp32")
         save_graph(graph, folder / MODEL_FILE)
         (folder / REFERENCE_FILE).write_text(json.dumps(material.reference, indent=1) + "\n")
         draft = _manifest(material, graph=info, files={}, parity=_UNVERIFIED, answer=_no_answer(material))
         predictor = Predictor(Bundle(folder, draft), provider="cpu")
+        tell("comparing its answers with the model's")
         parity = verify(predictor, material.model, material.schema, atol=PRECISION_ATOL["fp16"] if half else ATOL)
         if rows is not None:
+            tell("measuring scales for int8")
             exact, graph = predictor, quantise(graph, rows)
             info = graph_info(graph, target=target, precision="int8")
             save_graph(graph, folder / MODEL_FILE)
@@ -147,6 +151,7 @@ def export_bundle(
             parity = verify_precision(predictor, exact, rows)
         verified.update(graph=info, parity=parity, answer=_answer(predictor, material))
         if attribution_points:
+            tell("tracing and comparing the graph that attributes contributions to features, which takes longest")
             verified["attribution"] = _add_attribution(material, folder, draft, num_points=attribution_points)
 
     def manifest(files: dict[str, FileInfo]) -> Manifest:

@@ -82,7 +82,8 @@ def numbers(table: Table, column: str) -> NDArray[np.float64]:
     """A column as float64, NaN where missing (blank, null, NaN). Raises `TableError` naming the first bad row."""
     parsed, bad = parse_numbers(read_column(table, column), column)
     if bad.any():
-        raise TableError(f"column {column}: row {int(bad.argmax()) + 1} of {len(bad)} is not a finite number")
+        more = f" (the first of {count})" if (count := int(bad.sum())) > 1 else ""
+        raise TableError(f"column {column}: row {int(bad.argmax()) + 1} of {len(bad)} is not a finite number{more}")
     return parsed
 
 

@@ -32,13 +32,16 @@ def test_a_run_is_exported(exported: Any, rich_run: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("case", ["transformer_mimic", "transformer_two_modalities", "transformer_regression"])
-def test_a_released_checkpoint_is_exported(shared_data: Path, tmp_path: Path, case: str) -> None:
-    """Its bundle opens, replays its example and answers the golden inputs as the released code did."""
+def test_a_released_checkpoint_is_exported(
+    shared_data: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its bundle opens, replays its example and answers the golden inputs as the released code did; each step is told."""
     golden, out = shared_data / "golden" / case, tmp_path / "bundle"
     assert (
         main(["released", str(golden / "checkpoint.pth"), "--config", str(golden / "config.json"), "--out", str(out), *PLAIN])
         == 0
     )
+    assert capsys.readouterr().err == "tracing the graph ...\ncomparing its answers with the model's ...\n"
     bundle = open_bundle(out)
     predictor = Predictor(bundle, provider="cpu")
     assert predictor.replay_example() <= 1e-5

@@ -120,11 +120,12 @@ def test_the_spellings_of_numbers_are_those_of_polars(cells: list[str | None]) -
 
 @pytest.mark.parametrize("junk", ["hemolyzed", "1,5", "inf", "-inf", "1_000", "0x10", "NA", math.inf], ids=repr)
 def test_the_first_cell_that_is_no_number_is_named(junk: Any) -> None:
-    """The message names column and row, and does not repeat the cell."""
+    """The message names column and row and how many there are, and does not repeat the cell."""
     good = "1" if isinstance(junk, str) else 1.0
-    with pytest.raises(TableError) as caught:
-        numbers(pa.table({"crea": [good, None, junk, junk]}), "crea")
-    assert str(caught.value) == "column crea: row 3 of 4 is not a finite number"
+    for rows, more in (([junk, good], ""), ([junk, junk], " (the first of 2)")):
+        with pytest.raises(TableError) as caught:
+            numbers(pa.table({"crea": [good, None, *rows]}), "crea")
+        assert str(caught.value) == f"column crea: row 3 of 4 is not a finite number{more}"
 
 
 def test_columns_of_other_types_are_no_numbers() -> None:
