@@ -63,22 +63,8 @@ def request_info(connection: HTTPConnection) -> RequestInfo:
 
 def request_id_of(headers: Headers) -> str:
     """The caller's X-Request-ID where it is plain enough for a log line, else a new one."""
-    return plain_request_id(headers.get(REQUEST_ID_HEADER, ""))
-
-
-def plain_request_id(given: str) -> str:
-    """The id that a caller gave, where it is plain enough, else a new one."""
+    given = headers.get(REQUEST_ID_HEADER, "")
     return given if is_plain_id(given) else uuid.uuid4().hex
-
-
-def finish_request(runtime: Runtime, info: RequestInfo, *, method: str, path: str, status: int) -> None:
-    """Count a request that is over, and log it where wanted."""
-    route, elapsed_s = route_label(path), info.elapsed_s
-    runtime.metrics.request_duration.labels(route, str(status)).observe(elapsed_s)
-    if runtime.settings.access_log:
-        ms = 1000 * elapsed_s
-        fields = {"method": method, "route": route, "status": status, "ms": round(ms, 2)}
-        access_logger.info("%s %s %d %.2f ms %s", method, route, status, ms, info.id, extra={FIELDS: fields})
 
 
 class RequestMiddleware:
@@ -177,7 +163,11 @@ class _Exchange:
 
     def finish(self, info: RequestInfo) -> None:
         """Count the request, and log it where wanted. A request that was cancelled counts as 499."""
-        status = self._status or 499
-        finish_request(self._runtime, info, method=self._method, path=self._path, status=status)
+        status, route, elapsed_s = self._status or 499, route_label(self._path), info.elapsed_s
+        self._runtime.metrics.request_duration.labels(route, str(status)).observe(elapsed_s)
         if self._trace is not None:
             self._trace.end(status)
+        if self._runtime.settings.access_log:
+            ms = 1000 * elapsed_s
+            fields = {"method": self._method, "route": route, "status": status, "ms": round(ms, 2)}
+            access_logger.info("%s %s %d %.2f ms %s", self._method, route, status, ms, info.id, extra={FIELDS: fields})

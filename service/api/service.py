@@ -17,7 +17,6 @@ from service.api.logs import configure_server_logs
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import Runtime
 from service.api.settings import read_settings
-from service.api.shedding import shed_by_protocol
 from service.bundle.machine import leave_garbage
 
 # BentoML wants these two before the service starts; everything else is read when it does.
@@ -78,7 +77,6 @@ def _is_idle(layer: Middleware) -> bool:
 
 class _Service(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML's decorator hides its class's type
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        shed_by_protocol(lambda: getattr(_app.state, "runtime", None))
         return RequestMiddleware(AheadOfBentoML(_app, super().to_asgi(is_main)), runtime_of=_runtime)
 
 
