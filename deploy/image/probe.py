@@ -55,11 +55,16 @@ def wait(status: int, text: str) -> None:
     sys.exit(f"/readyz did not answer {status} {text} within {READY_S:g} s: {told}")
 
 
+def example() -> dict[str, Any]:
+    """The bundle's own record."""
+    record: dict[str, Any] = json.loads(Path(os.environ["I2MOE_BUNDLE"], "manifest.json").read_text())["example"]["record"]
+    return record
+
+
 def answers() -> dict[str, Any]:
     """What the routes say; /predict is asked for the bundle's own example."""
     found = {path: ask("GET", path) for path in ("/livez", "/readyz", "/model", "/metrics")}
-    record = json.loads(Path(os.environ["I2MOE_BUNDLE"], "manifest.json").read_text())["example"]["record"]
-    found["/predict"] = ask("POST", "/predict", {"instances": [record]})
+    found["/predict"] = ask("POST", "/predict", {"instances": [example()]})
     series = [line for line in found["/metrics"][1].splitlines() if line.startswith("i2moe_")]
     told = {path: {"status": status, "body": _document(body)} for path, (status, body) in found.items()}
     return {**told, "num_series": len(series)}
@@ -75,10 +80,9 @@ def scored_files() -> dict[str, Any]:
     from service.bundle.table_files import read_table
 
     bundle, found = os.environ["I2MOE_BUNDLE"], dict[str, Any]()
-    record = json.loads(Path(bundle, "manifest.json").read_text())["example"]["record"]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "rows.jsonl")
-        rows.write_text(json.dumps(record) + "\n")
+        rows.write_text(json.dumps(example()) + "\n")
         for kind in ("parquet", "csv"):
             told = Path(folder, f"told.{kind}")
             command = [sys.executable, "-m", "service.bundle", "predict", bundle, str(rows), "--out", str(told)]
