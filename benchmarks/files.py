@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks import reference
+from benchmarks.graph import mean_ms
 from service.bundle.__main__ import GARBAGE_THRESHOLD, batches_of
 from service.bundle.machine import leave_garbage, usable_cpus
 from service.bundle.prediction_files import write_predictions
@@ -49,11 +50,7 @@ def write_rows(path: Path, num_rows: int) -> None:
 def batch_seconds(predictor: Predictor, arrays: dict[str, Any], seconds: float) -> float:
     """Seconds a row of the graph alone on the same rows again and again, for about so long."""
     predictor.run(arrays)
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        predictor.run(arrays)
-        calls += 1
-    return (time.perf_counter() - started) / calls / len(next(iter(arrays.values())))
+    return mean_ms(lambda: predictor.run(arrays), seconds) / 1000 / len(next(iter(arrays.values())))
 
 
 def best_batch(predictor: Predictor, arrays: dict[str, Any], rounds: int) -> dict[str, Any]:
