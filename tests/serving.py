@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,13 +20,20 @@ import httpx
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+PORTS = range(20_000, 32_768)
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on, outside the range that systems choose from themselves (32768 up on Linux, 49152 elsewhere).
+
+    A port of that range may be taken between this call and the server's own bind: BentoML's supervisor asks the system for two
+    ports of its own before it binds the service's, and once in some thousand starts it was given that very one.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"expected a free port of {PORTS.start} to {PORTS.stop - 1}, found every one in use")
 
 
 @dataclass(frozen=True)
