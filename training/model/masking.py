@@ -1,12 +1,14 @@
 """Replaces one modality's tokens at a time: the perturbed inputs of the interaction losses.
 
-Shape suffixes: V variants (the clean pass, then one for every replaced modality), B batch, n modalities, P patches, D hidden.
+Shape suffixes: B batch, n modalities, P patches, D hidden.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from training.model.variants import PerturbedTokens
 
 
 def random_vector(tokens_BPD: Tensor) -> Tensor:
@@ -30,11 +32,6 @@ def mean_vector(tokens_BPD: Tensor) -> Tensor:
 MASKINGS: Mapping[str, Callable[[Tensor], Tensor]] = {"random": random_vector, "zero": zero_vector, "mean": mean_vector}
 
 
-def perturb(tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor], modalities: Sequence[int]) -> Tensor:
-    """(B, n, P, D) to (V, B, n, P, D): position 0 is the clean input, position 1 + k has `modalities[k]` replaced."""
-    variants = [tokens_BnPD]
-    for modality in modalities:
-        parts = list(tokens_BnPD.unbind(dim=1))
-        parts[modality] = replacement(parts[modality])
-        variants.append(torch.stack(parts, dim=1))
-    return torch.stack(variants)
+def perturb(tokens_BnPD: Tensor, replacement: Callable[[Tensor], Tensor], modalities: Sequence[int]) -> PerturbedTokens:
+    """The clean tokens (B, n, P, D), and variants of which variant 1 + k has `modalities[k]` replaced."""
+    return PerturbedTokens.of(tokens_BnPD, [replacement(tokens_BnPD[:, modality]) for modality in modalities], modalities)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from service.bundle.manifest import ExpertInfo
 from training.model.calibration import Calibration
-from training.model.fusion.base import FusionOutput
+from training.model.fusion.base import Fusion, FusionOutput
 from training.model.masking import perturb
 from training.model.modality import ModalityEncoder
 from training.model.units import TargetUnits
@@ -95,7 +95,11 @@ class I2MoE(nn.Module):
 
         Logits (E, V, B, C) with V = 1 + len(modalities), one call per expert.
         """
-        output = _gather([expert(perturb(tokens_BnPD, replacement, modalities).flatten(0, 1)) for expert in self.experts])
+        outputs = []
+        for expert in self.experts:
+            assert isinstance(expert, Fusion)
+            outputs.append(expert.perturbed(perturb(tokens_BnPD, replacement, modalities)))
+        output = _gather(outputs)
         shape = (1 + len(modalities), -1)
         return output._replace(logits=output.logits.unflatten(1, shape), latents=output.latents.unflatten(1, shape))
 

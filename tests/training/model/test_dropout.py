@@ -8,7 +8,7 @@ from torch import nn
 from training.model.dropout import Dropout, keep_mask
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9, 1 / 3])
+@pytest.mark.parametrize("rate", [0.1, 0.125, 0.25, 0.375, 0.5, 0.75, 0.8125, 0.9, 1 / 3, 5 / 256])
 def test_elements_are_dropped_at_the_rate_and_the_mean_stays(rate: float) -> None:
     """A million elements: the share of zeros within five standard errors, all others scaled alike, expectation 1."""
     torch.manual_seed(0)
@@ -28,6 +28,16 @@ def test_elements_are_independent() -> None:
         assert float(together) == pytest.approx(0.09, abs=0.002)
     assert float((dropped.mean(dim=0) - 0.3).abs().max()) < 5 * (0.21 / 4000) ** 0.5
     assert float((dropped.mean(dim=1) - 0.3).abs().max()) < 5 * (0.21 / 256) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.625])
+def test_elements_of_one_random_byte_are_independent(rate: float) -> None:
+    """Elements that share a byte stand an eighth, a quarter or a half of all apart: dropped together as chance has it."""
+    torch.manual_seed(2)
+    dropped = (keep_mask(torch.empty(800, 1000), rate) == 0).double().view(8, -1)
+    together = dropped @ dropped.T / dropped.shape[1]
+    expected = torch.full((8, 8), rate**2).fill_diagonal_(rate)
+    torch.testing.assert_close(together, expected.double(), atol=0.008, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 7), (2, 3, 4, 5)])

@@ -140,7 +140,7 @@ def test_perturbed_passes_in_one_call_equal_one_call_each() -> None:
     batched = model.run_perturbed(tokens, zero_vector, range(3)).logits
     assert batched.shape == (5, 4, 9, 2)
     for e, expert in enumerate(model.experts):
-        for v, variant in enumerate(perturb(tokens, zero_vector, range(3))):
+        for v, variant in enumerate(perturb(tokens, zero_vector, range(3)).all().unflatten(0, (-1, len(tokens)))):
             torch.testing.assert_close(batched[e, v], expert(variant).logits_BC, atol=1e-6, rtol=0)
     torch.testing.assert_close(batched[:, 0], model.run_experts(tokens).logits, atol=1e-6, rtol=0)
 

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from training.model.fusion.short_attention import pays, short_attention
+from training.model.fusion.short_attention import pays, short_attention, short_attention_of_variants
 from training.model.fusion.transformer import SelfAttention
+from training.model.variants import Variants
 
 
 def fused(query: Tensor, key_value: Tensor, num_heads: int) -> Tensor:
@@ -38,12 +39,23 @@ def test_gradients_agree_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, kv: short_attention(q, kv, 2), (query, key_value))
 
 
+def test_gradients_of_variants_agree_with_finite_differences() -> None:
+    """Where variants share tokens: gradcheck, and the values are those of every variant's tokens written out."""
+    torch.manual_seed(1)
+    variants = Variants(2, 3, 2, (0, 2))
+    query, key_value = (torch.randn(20, w, dtype=torch.float64, requires_grad=True) for w in (4, 8))
+    shared = short_attention_of_variants(query, key_value, 2, variants)
+    written_out = short_attention(*(variants.spread(x).unflatten(0, (-1, 6)) for x in (query, key_value)), 2)
+    torch.testing.assert_close(shared, written_out, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda q, kv: short_attention_of_variants(q, kv, 2, variants), (query, key_value))
+
+
 def test_it_is_used_where_it_pays() -> None:
     """Few tokens, float32 on the CPU."""
-    assert pays(torch.zeros(2, 12, 128))
-    assert not pays(torch.zeros(2, 65, 128))
-    assert not pays(torch.zeros(2, 12, 128, dtype=torch.bfloat16))
-    assert not pays(torch.zeros(2, 12, 128, device="meta"))
+    assert pays(torch.zeros(2, 12, 128), 12)
+    assert not pays(torch.zeros(2, 65, 128), 65)
+    assert not pays(torch.zeros(2, 12, 128, dtype=torch.bfloat16), 12)
+    assert not pays(torch.zeros(2, 12, 128, device="meta"), 12)
 
 
 def test_training_and_evaluation_answer_alike() -> None:

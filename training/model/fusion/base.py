@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from training.config import Config as Options
 from training.model.registry import Registry
+from training.model.variants import PerturbedTokens
 
 
 class FusionOutput(NamedTuple):
@@ -49,6 +50,10 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to logits (B, C). In evaluation mode a row's logits depend on that row alone."""
+
+    def perturbed(self, tokens: PerturbedTokens) -> FusionOutput:
+        """Logits (V B, C) of all variants. Backbones that treat tokens one by one at first need not do so for each variant."""
+        return self(tokens.all())
 
 
 FUSIONS: Registry[type[Fusion]] = Registry(Fusion, "a fusion")

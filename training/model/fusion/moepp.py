@@ -19,7 +19,8 @@ from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import AttentionBlock, SelfAttention, pool
+from training.model.fusion.transformer import AttentionBlock, SelfAttention, num_tokens, pool
+from training.model.variants import PerturbedTokens
 
 NUM_CONSTANT = 2
 NUM_ZERO_COMPUTATION = NUM_CONSTANT + 2  # constant, copy, zero: the last positions, in this order
@@ -108,15 +109,15 @@ class MoEPlusPlusLayer(AttentionBlock):
         num_ffn = config.num_experts - NUM_ZERO_COMPUTATION
         self.register_buffer("eta_E", torch.tensor([1.0] * num_ffn + [config.tau] * NUM_ZERO_COMPUTATION), persistent=False)
 
-    def forward(self, x_BTD: Tensor, previous_NE: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) and the scores of the layer before to (B, T, D), this layer's scores (N, E) and its loss ()."""
-        x_ND = self.attend(x_BTD)
+    def forward(self, x: Tensor | PerturbedTokens, previous_NE: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) or perturbed tokens, and the layer before's scores, to (B, T, D), this layer's scores (N, E) and loss ()."""
+        x_ND = self.attend(x)
         normed_ND = self.mlp_norm(x_ND)
         scores_NE = self.router(normed_ND, previous_NE)
         weights_NE, chosen_NE = top_two(scores_NE)
         mixed_ND = (self.experts(normed_ND) * weights_NE.T[..., None]).sum(dim=0)
         loss = (self.eta_E * expert_load(torch.softmax(scores_NE, dim=-1), chosen_NE)).sum()
-        return (x_ND + self.dropout(mixed_ND)).view_as(x_BTD), scores_NE, loss
+        return (x_ND + self.dropout(mixed_ND)).unflatten(0, (-1, num_tokens(x))), scores_NE, loss
 
 
 class ReleasedLayer(nn.Module):
@@ -175,16 +176,26 @@ class MoEPlusPlusFusion(Fusion):
 
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to logits (B, C) and the gate loss ()."""
-        x_BTD, gate_loss = self._layers(tokens_BnPD.flatten(1, 2) + self.position)
+        return self._answer(tokens_BnPD.flatten(1, 2) + self.position)
+
+    def perturbed(self, tokens: PerturbedTokens) -> FusionOutput:
+        """The same of all variants (V B, C)."""
+        if isinstance(self.layers[-1], ReleasedLayer):
+            return super().perturbed(tokens)
+        return self._answer(tokens.placed(self.position))
+
+    def _answer(self, x: Tensor | PerturbedTokens) -> FusionOutput:
+        x_BTD, gate_loss = self._layers(x)
         latent_BK = pool(x_BTD, self.num_modalities).flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)
 
-    def _layers(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        gate_loss = x_BTD.new_zeros(())
+    def _layers(self, x: Tensor | PerturbedTokens) -> tuple[Tensor, Tensor]:
+        gate_loss = self.position.new_zeros(())
         if isinstance(self.layers[-1], ReleasedLayer):
-            return self.layers[-1](x_BTD), gate_loss
+            return self.layers[-1](x), gate_loss
         scores_NE = None
         for layer in self.layers:
-            x_BTD, scores_NE, loss = layer(x_BTD, scores_NE)
+            x, scores_NE, loss = layer(x, scores_NE)
             gate_loss = gate_loss + loss
-        return x_BTD, gate_loss
+        assert isinstance(x, Tensor)  # from the first layer on
+        return x, gate_loss

@@ -40,7 +40,7 @@ class CrossAttention(nn.Module):
     def forward(self, target_SBPD: Tensor, source_SBPD: Tensor) -> Tensor:
         """Two times (S, B, P, D) to (S, B, P, D)."""
         query, key_value = self.query(target_SBPD).flatten(0, 1), self.key_value(source_SBPD).flatten(0, 1)
-        if self.training and pays(query):
+        if self.training and pays(query, query.shape[1]):
             mixed = short_attention(query, key_value, self.num_heads)
         else:
             key, value = key_value.chunk(2, dim=-1)

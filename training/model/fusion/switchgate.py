@@ -16,7 +16,8 @@ from training.config import Config
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
 from training.model.fusion.routing import expert_load, one_hot
 from training.model.fusion.stacked import StackedLinear
-from training.model.fusion.transformer import AttentionBlock, Residual, TransformerLayer, pool
+from training.model.fusion.transformer import AttentionBlock, Residual, TransformerLayer, num_tokens, pool
+from training.model.variants import PerturbedTokens
 
 
 class SwitchMLP(nn.Module):
@@ -73,11 +74,11 @@ class SwitchLayer(AttentionBlock):
         super().__init__(hidden_dim, num_heads, dropout, residual)
         self.mlp = mlp
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) to (B, T, D) and the load-balancing loss ()."""
-        x_ND = self.attend(x_BTD)
+    def forward(self, x: Tensor | PerturbedTokens) -> tuple[Tensor, Tensor]:
+        """(B, T, D), or perturbed tokens, to (B, T, D) and the load-balancing loss ()."""
+        x_ND = self.attend(x)
         mixed_ND, loss = self.mlp(self.mlp_norm(x_ND))
-        return (x_ND + self.dropout(mixed_ND)).view_as(x_BTD), loss
+        return (x_ND + self.dropout(mixed_ND)).unflatten(0, (-1, num_tokens(x))), loss
 
 
 @register_fusion("switchgate")
@@ -115,13 +116,20 @@ class SwitchGateFusion(Fusion):
 
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to logits (B, C) and the gate loss ()."""
-        x_BTD = tokens_BnPD.flatten(1, 2) + self.position
-        gate_loss = x_BTD.new_zeros(())
+        return self._answer(tokens_BnPD.flatten(1, 2) + self.position)
+
+    def perturbed(self, tokens: PerturbedTokens) -> FusionOutput:
+        """The same of all variants (V B, C)."""
+        return self._answer(tokens.placed(self.position))
+
+    def _answer(self, x: Tensor | PerturbedTokens) -> FusionOutput:
+        gate_loss = self.position.new_zeros(())
         for layer in self.layers:
             if isinstance(layer, SwitchLayer):
-                x_BTD, loss = layer(x_BTD)
+                x, loss = layer(x)
                 gate_loss = gate_loss + loss
             else:
-                x_BTD = layer(x_BTD)
-        latent_BK = pool(x_BTD, self.num_modalities).flatten(1)
+                x = layer(x)
+        assert isinstance(x, Tensor)  # from the first layer on
+        latent_BK = pool(x, self.num_modalities).flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, gate_loss)

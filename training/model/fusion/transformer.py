@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from training.config import Config
 from training.model.dropout import Dropout
 from training.model.fusion.base import Fusion, FusionArguments, FusionOutput, register_fusion
-from training.model.fusion.short_attention import pays, short_attention
+from training.model.fusion.short_attention import pays, short_attention, short_attention_of_variants
+from training.model.variants import PerturbedTokens, Variants
 
 Residual = Literal["input", "released"]
 
@@ -43,12 +44,24 @@ class SelfAttention(nn.Module):
         if torch.compiler.is_exporting():
             return self.projection(self._mixed_in_a_graph(x_ND, num_tokens).reshape(x_ND.shape))
         query_BTD, key_value_BTE = (layer(x_ND).unflatten(0, (-1, num_tokens)) for layer in (self.query, self.key_value))
-        if self.training and pays(query_BTD):
-            return self.projection(short_attention(query_BTD, key_value_BTE, self.num_heads).flatten(0, 1))
+        return self.projection(self._mixed(query_BTD, key_value_BTE).reshape(x_ND.shape))
+
+    def of_variants(self, x_ND: Tensor, variants: Variants) -> Tensor:
+        """The same where variants share tokens: (N, D), each token once, to (V B T, D)."""
+        query_ND, key_value_NE = self.query(x_ND), self.key_value(x_ND)
+        if self.training and pays(query_ND, variants.num_tokens):
+            mixed_BTD = short_attention_of_variants(query_ND, key_value_NE, self.num_heads, variants)
+        else:
+            rows = (variants.spread(x).unflatten(0, (-1, variants.num_tokens)) for x in (query_ND, key_value_NE))
+            mixed_BTD = self._mixed(*rows)
+        return self.projection(mixed_BTD.flatten(0, 1))
+
+    def _mixed(self, query_BTD: Tensor, key_value_BTE: Tensor) -> Tensor:
+        if self.training and pays(query_BTD, query_BTD.shape[1]):
+            return short_attention(query_BTD, key_value_BTE, self.num_heads)
         key_BTD, value_BTD = key_value_BTE.chunk(2, dim=-1)
         query_BHTK, key_BHTK, value_BHTK = (self._split_heads(t) for t in (query_BTD, key_BTD, value_BTD))
-        mixed_BHTK = F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK)
-        return self.projection(mixed_BHTK.transpose(1, 2).reshape(x_ND.shape))
+        return F.scaled_dot_product_attention(query_BHTK, key_BHTK, value_BHTK).transpose(1, 2).flatten(2)
 
     def _split_heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -78,10 +91,14 @@ class AttentionBlock(nn.Module):
         self.mlp_norm = nn.LayerNorm(hidden_dim)
         self.dropout = Dropout(dropout)
 
-    def attend(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B T, D)."""
-        x_ND = x_BTD.flatten(0, 1)
-        attended_ND = self.attention.of_rows(self.attention_norm(x_ND), x_BTD.shape[1])
+    def attend(self, x: Tensor | PerturbedTokens) -> Tensor:
+        """(B, T, D), or perturbed tokens, to every sample's and variant's (B T, D)."""
+        if isinstance(x, PerturbedTokens):
+            x_ND = x.all().flatten(0, 2)
+            attended_ND = self.attention.of_variants(self.attention_norm(x.rows_ND), x.variants)
+        else:
+            x_ND = x.flatten(0, 1)
+            attended_ND = self.attention.of_rows(self.attention_norm(x_ND), x.shape[1])
         return (attended_ND if self.residual == "released" else x_ND) + self.dropout(attended_ND)
 
 
@@ -98,26 +115,31 @@ class TransformerLayer(AttentionBlock):
         self.expand = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.contract = nn.Linear(2 * hidden_dim, hidden_dim)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        x_ND = self.attend(x_BTD)
-        return (x_ND + self.dropout(self.contract(self._hidden(x_ND)))).view_as(x_BTD)
+    def forward(self, x: Tensor | PerturbedTokens) -> Tensor:
+        """(B, T, D), or perturbed tokens, to (B, T, D)."""
+        x_ND = self.attend(x)
+        return (x_ND + self.dropout(self.contract(self._hidden(x_ND)))).unflatten(0, (-1, num_tokens(x)))
 
-    def pooled(self, x_BTD: Tensor, num_modalities: int) -> Tensor:
-        """(B, T, D) to the mean over each modality's tokens (B, n, D).
+    def pooled(self, x: Tensor | PerturbedTokens, num_modalities: int) -> Tensor:
+        """(B, T, D), or perturbed tokens, to the mean over each modality's tokens (B, n, D).
 
         Without dropout the mean passes through the last linear map, which then has P times fewer rows.
         """
         if self.training and self.dropout.p > 0:
-            return pool(self(x_BTD), num_modalities)
-        x_ND = self.attend(x_BTD)
-        per_modality = (-1, x_BTD.shape[1] // num_modalities)
+            return pool(self(x), num_modalities)
+        x_ND = self.attend(x)
+        per_modality = (-1, num_tokens(x) // num_modalities)
         mean_MD, hidden_MI = (rows.unflatten(0, per_modality).mean(dim=1) for rows in (x_ND, self._hidden(x_ND)))  # M = B n
         return (mean_MD + self.contract(hidden_MI)).unflatten(0, (-1, num_modalities))
 
     def _hidden(self, x_ND: Tensor) -> Tensor:
         """(N, D) to (N, 2 D)."""
         return self.dropout(F.gelu(self.expand(self.mlp_norm(x_ND))))
+
+
+def num_tokens(x: Tensor | PerturbedTokens) -> int:
+    """T, of one variant of a sample."""
+    return x.variants.num_tokens if isinstance(x, PerturbedTokens) else x.shape[1]
 
 
 def pool(x_BTD: Tensor, num_modalities: int) -> Tensor:
@@ -149,10 +171,16 @@ class TransformerFusion(Fusion):
 
     def forward(self, tokens_BnPD: Tensor) -> FusionOutput:
         """(B, n, P, D) to (B, C); there is no gate, so its loss is 0."""
-        x_BTD = tokens_BnPD.flatten(1, 2) + self.position
-        *first, last = [*self.layers] or [None]
-        for layer in first:
-            x_BTD = layer(x_BTD)
-        pooled_BnD = pool(x_BTD, self.num_modalities) if last is None else last.pooled(x_BTD, self.num_modalities)
-        latent_BK = pooled_BnD.flatten(1)
+        return self._answer(tokens_BnPD.flatten(1, 2) + self.position)
+
+    def perturbed(self, tokens: PerturbedTokens) -> FusionOutput:
+        """The same of all variants (V B, C)."""
+        return self._answer(tokens.placed(self.position))
+
+    def _answer(self, x: Tensor | PerturbedTokens) -> FusionOutput:
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        last = self.layers[-1]
+        assert isinstance(last, TransformerLayer)
+        latent_BK = last.pooled(x, self.num_modalities).flatten(1)
         return FusionOutput(self.head(latent_BK), latent_BK, latent_BK.new_zeros(()))

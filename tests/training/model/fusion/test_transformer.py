@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from training.model.fusion.transformer import SelfAttention, TransformerFusion, TransformerLayer
 
@@ -18,18 +19,24 @@ MULT = [
 ]
 
 
-def without_layers(num_outputs: int) -> TransformerFusion:
-    """Position, pooling and head alone: two modalities of three tokens of width four."""
-    return TransformerFusion(
+def without_effect(num_outputs: int) -> TransformerFusion:
+    """Position, pooling and head, and a layer that adds nothing: two modalities of three tokens of width four."""
+    fusion = TransformerFusion(
         config=TransformerFusion.Config(),
         num_modalities=2,
         num_patches=3,
         hidden_dim=4,
-        num_layers=0,
+        num_layers=1,
         num_heads=1,
         num_outputs=num_outputs,
         dropout=0.0,
     )
+    (layer,) = fusion.layers
+    assert isinstance(layer, TransformerLayer)
+    for last in (layer.attention.projection, layer.contract):
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return fusion
 
 
 @pytest.mark.parametrize(("dims", "wanted"), MULT)
@@ -113,7 +120,7 @@ def test_heads_must_divide_the_width() -> None:
 def test_modalities_are_pooled_apart() -> None:
     """The head reads each modality's mean token: the head's weights of one modality see nothing of another."""
     torch.manual_seed(0)
-    fusion = without_layers(num_outputs=2).eval()
+    fusion = without_effect(num_outputs=2).eval()
     tokens = torch.randn(5, 2, 3, 4)
     wanted = tokens.mean(dim=2).flatten(1) @ fusion.head.weight.T + fusion.head.bias
     torch.testing.assert_close(fusion(tokens).logits_BC, wanted)
@@ -121,7 +128,7 @@ def test_modalities_are_pooled_apart() -> None:
 
 def test_positions_tell_tokens_apart() -> None:
     """The learned position starts at zero and is added to each token of each modality."""
-    fusion = without_layers(num_outputs=1)
+    fusion = without_effect(num_outputs=1)
     assert fusion.position.shape == (6, 4)
     assert (fusion.position == 0).all()
     tokens = torch.randn(1, 2, 3, 4)
