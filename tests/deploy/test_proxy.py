@@ -53,12 +53,16 @@ def test_an_answer_passes_as_it_is(proxy: Proxy) -> None:
     assert_error(post(proxy, {"labs": {"unknown": 1}}), 422, "INVALID_INPUT")
 
 
-def begin(proxy: Proxy, body: bytes) -> ssl.SSLSocket:
+def connect(proxy: Proxy) -> ssl.SSLSocket:
+    """A connection on which nothing is asked."""
+    plain = socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+    return proxy.trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def begin(proxy: Proxy, body: bytes, *, more: str = "") -> ssl.SSLSocket:
     """A request to /predict of which the first byte of the body is sent."""
-    connection = proxy.trust.wrap_socket(
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=10), server_hostname="127.0.0.1"
-    )
-    head = "POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    connection = connect(proxy)
+    head = f"POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n{more}"
     connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:1])
     return connection
 
@@ -166,6 +170,21 @@ def test_a_renewed_certificate_is_served_and_a_pair_that_does_not_fit_is_not(ser
         assert post(proxy, tiny_example()).status_code == 200
         proxy.process.send_signal(signal.SIGQUIT)
         assert proxy.process.wait(20) == 0
+
+
+def test_a_reload_answers_what_is_begun_and_lets_go_of_what_idles(server: Server, tmp_path: Path) -> None:
+    """What a pod that leaves does first, while the service still answers; whoever comes by then is served."""
+    body = json.dumps(tiny_example()).encode()
+    with running_proxy(tmp_path / "proxy", service_port=int(server.url.rpartition(":")[2])) as proxy:
+        begun, idle = begin(proxy, body, more="Expect: 100-continue\r\n"), connect(proxy)
+        assert begun.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # nginx has read its head
+        proxy.process.send_signal(signal.SIGHUP)  # as `nginx -s reload` does
+        with idle:
+            assert idle.recv(1) == b""
+        assert post(proxy, tiny_example()).status_code == 200
+        begun.sendall(body[1:])
+        with begun, begun.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 200")
 
 
 def wait_until(true: Callable[[], bool]) -> None:
