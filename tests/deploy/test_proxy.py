@@ -172,15 +172,17 @@ def test_a_renewed_certificate_is_served_and_a_pair_that_does_not_fit_is_not(ser
         assert proxy.process.wait(20) == 0
 
 
-def test_a_reload_answers_what_is_begun_and_lets_go_of_what_idles(server: Server, tmp_path: Path) -> None:
+def test_a_reload_answers_what_is_begun_and_lets_go_of_kept_connections(server: Server, tmp_path: Path) -> None:
     """What a pod that leaves does first, while the service still answers; whoever comes by then is served."""
     body = json.dumps(tiny_example()).encode()
     with running_proxy(tmp_path / "proxy", service_port=int(server.url.rpartition(":")[2])) as proxy:
-        begun, idle = begin(proxy, body, more="Expect: 100-continue\r\n"), connect(proxy)
+        begun, kept = begin(proxy, body, more="Expect: 100-continue\r\n"), connect(proxy)
         assert begun.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # nginx has read its head
+        kept.sendall(b"GET /proxy-livez HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert b"keep-alive" in kept.recv(1000)
         proxy.process.send_signal(signal.SIGHUP)  # as `nginx -s reload` does
-        with idle:
-            assert idle.recv(1) == b""
+        with kept:
+            assert kept.recv(1) == b""
         assert post(proxy, tiny_example()).status_code == 200
         begun.sendall(body[1:])
         with begun, begun.makefile("rb") as answer:
