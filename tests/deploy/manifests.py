@@ -1,5 +1,6 @@
 """Kubernetes manifests as a cluster gets them."""
 
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -37,10 +38,16 @@ def one(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
     return found
 
 
+def config_map(manifests: tuple[Manifest, ...], name: str) -> Manifest:
+    """The config map of this name, to which kustomize adds a hash."""
+    (found,) = [m for m in manifests if m["kind"] == "ConfigMap" and re.fullmatch(rf"{name}-\w+", m["metadata"]["name"])]
+    return found
+
+
 def environment(manifests: tuple[Manifest, ...]) -> dict[str, str]:
     """The settings that the Deployment's pods get, by way of its config map."""
     (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     (source,) = container["envFrom"]
-    settings = one(manifests, "ConfigMap")
+    settings = config_map(manifests, "i2moe-settings")
     assert source["configMapRef"]["name"] == settings["metadata"]["name"]
     return dict(settings["data"])

@@ -1,7 +1,6 @@
 """A real nginx before a real service, by the project's own configuration with a test's ports, certificate and folders."""
 
 import contextlib
-import datetime
 import os
 import shutil
 import ssl
@@ -9,18 +8,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from deploy.compose.certificate import CERTIFICATE, make_certificate
 from tests.serving import ROOT, free_port
 
 CONFIGURATION = ROOT / "deploy" / "proxy" / "nginx.conf"
+SCRIPT = CONFIGURATION.with_name("run.sh")
 _START_S = 20.0
 
 
@@ -31,6 +28,7 @@ class Proxy:
     url: str
     port: int
     certificate: Path
+    process: "subprocess.Popen[bytes]"
 
     @property
     def trust(self) -> ssl.SSLContext:
@@ -48,53 +46,50 @@ def nginx() -> str:
 
 def configured(folder: Path, *, service_port: int, port: int, changes: dict[str, str] | None = None) -> Path:
     """The configuration, for a test. Each thing that is changed must be there."""
-    text = CONFIGURATION.read_text()
     replaced = {
         "listen 8443 ": f"listen 127.0.0.1:{port} ",
         "server 127.0.0.1:3000;": f"server 127.0.0.1:{service_port};",
-        "/etc/i2moe/tls/": f"{folder}/",
+        "/etc/i2moe/": f"{folder}/",
         "/tmp/i2moe-proxy": f"{folder}/proxy",
     }
-    for old, new in {**replaced, **(changes or {})}.items():
+    return _changed(CONFIGURATION, folder, {**replaced, **(changes or {})})
+
+
+def _changed(file: Path, folder: Path, changes: dict[str, str]) -> Path:
+    text = file.read_text()
+    for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
-    path = folder / "nginx.conf"
+    path = folder / file.name
     path.write_text(text)
     return path
 
 
-def write_certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that vouches for itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "proxy")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "tls.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
-    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return folder / "tls.crt"
+def command(configuration: Path, *, by_script: bool) -> list[str]:
+    """What starts nginx: itself, or as in a container the script, which then looks for another certificate all the time."""
+    directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    if not by_script:
+        return [nginx(), "-c", str(configuration), "-e", "stderr", "-g", directives]
+    folder = configuration.parent
+    changes = {"/etc/i2moe/proxy/": f"{folder}/", "/etc/i2moe/": f"{folder}/", "daemon off;": directives, "sleep 60": "sleep 0.1"}
+    script = _changed(SCRIPT, folder, {**changes, "nginx -c": f"{nginx()} -c"})
+    return ["sh", str(script)]
 
 
 @contextlib.contextmanager
-def running_proxy(folder: Path, *, service_port: int, changes: dict[str, str] | None = None) -> Iterator[Proxy]:
-    """Nginx before what listens at `service_port`."""
+def running_proxy(
+    folder: Path, *, service_port: int, changes: dict[str, str] | None = None, by_script: bool = False
+) -> Iterator[Proxy]:
+    """Nginx before what listens at `service_port`, with the certificate in `folder` / tls, which is made where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    certificate = write_certificate(folder)
+    if not (folder / "tls").exists():
+        make_certificate(folder / "tls", names=["127.0.0.1"])
     configuration = configured(folder, service_port=service_port, port=port, changes=changes)
-    directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
     with (folder / "nginx.log").open("wb") as log:
-        command = [nginx(), "-c", str(configuration), "-e", "stderr", "-g", directives]
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command(configuration, by_script=by_script), stdout=log, stderr=log)
     try:
-        proxy = Proxy(f"https://127.0.0.1:{port}", port, certificate)
+        proxy = Proxy(f"https://127.0.0.1:{port}", port, folder / "tls" / CERTIFICATE, process)
         _wait(proxy, process, folder / "nginx.log")
         yield proxy
     finally:

@@ -11,8 +11,9 @@ import yaml
 from deploy.kubernetes.rules import TARGET, prometheus_rule
 from service.api.metrics import Metrics
 from service.api.settings import Settings, unknown_variables
-from tests.deploy.manifests import KUBERNETES, Manifest, environment, load_all, one, rendered
+from tests.deploy.manifests import KUBERNETES, Manifest, config_map, environment, load_all, one, rendered
 from tests.deploy.prometheus import RULES, program
+from tests.deploy.proxy import CONFIGURATION, SCRIPT
 from tests.serving import ROOT
 
 OVERLAYS = ("base", "overlays/monitored", "overlays/gpu", "overlays/keda")
@@ -76,8 +77,9 @@ def test_pods_are_locked_down(spec: str) -> None:
             "capabilities": {"drop": ["ALL"]},
         }
         assert "memory" in container["resources"]["limits"]
-    mounts = {mount["mountPath"]: mount for mount in found["containers"][0]["volumeMounts"]}
-    assert [path for path, mount in mounts.items() if not mount.get("readOnly")] == ["/tmp"]
+    running = [c for c in found.get("initContainers", ()) if c.get("restartPolicy") == "Always"]
+    for container in [*found["containers"], *running]:
+        assert [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")] == ["/tmp"]
 
 
 @pytest.mark.parametrize("spec", [*OVERLAYS, "kserve"])
@@ -90,6 +92,97 @@ def test_accepted_requests_are_answered_when_a_pod_stops(spec: str) -> None:
     sleep_s = found["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert sleep_s >= 5
     assert found["terminationGracePeriodSeconds"] > sleep_s + timeout_s + BENTOML_EXTRA_S
+
+
+def sidecar(manifests: tuple[Manifest, ...]) -> dict[str, Any]:
+    """The proxy's container, which begins before the service and ends after it."""
+    (found,) = [c for c in pod(manifests)["initContainers"] if c.get("restartPolicy") == "Always"]
+    assert found["name"] == "proxy"
+    return dict(found)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_proxy_is_the_shipped_one(overlay: str) -> None:
+    """deploy/proxy's configuration and script, byte for byte; the certificate is a Secret, where that configuration looks."""
+    manifests = rendered(overlay)
+    files, proxy = config_map(manifests, "i2moe-proxy"), sidecar(manifests)
+    assert files["data"] == {path.name: path.read_text() for path in (CONFIGURATION, SCRIPT)}
+    sources = {volume["name"]: volume for volume in pod(manifests)["volumes"]}
+    mounts = {mount["mountPath"]: sources[mount["name"]] for mount in proxy["volumeMounts"]}
+    assert mounts["/etc/i2moe/proxy"]["configMap"]["name"] == files["metadata"]["name"]
+    assert mounts["/etc/i2moe/tls"]["secret"]["secretName"] == "i2moe-tls"
+    assert proxy["command"] == ["sh", f"/etc/i2moe/proxy/{SCRIPT.name}"]
+    (compose,) = re.findall(r"I2MOE_PROXY_IMAGE:-([^}]+)}", (ROOT / "deploy" / "compose" / "compose.yaml").read_text())
+    assert proxy["image"] == compose
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_clients_reach_the_proxy_and_prometheus_the_service(overlay: str) -> None:
+    """Two ports, and each is open to those alone who should use it; probes ask there, too."""
+    manifests = rendered(overlay)
+    (https,), (http,) = sidecar(manifests)["ports"], pod(manifests)["containers"][0]["ports"]
+    assert f"listen {https['containerPort']} ssl" in CONFIGURATION.read_text()
+    assert f"server 127.0.0.1:{http['containerPort']};" in CONFIGURATION.read_text()
+    targets = {port["name"]: port["targetPort"] for port in one(manifests, "Service")["spec"]["ports"]}
+    assert targets == {"https": https["containerPort"], "metrics": http["containerPort"]}
+    rules = one(manifests, "NetworkPolicy")["spec"]["ingress"]
+    open_to = {str(*rule["from"][0]["namespaceSelector"]["matchLabels"]): [p["port"] for p in rule["ports"]] for rule in rules}
+    assert open_to == {"i2moe.org/client": [targets["https"]], "kubernetes.io/metadata.name": [targets["metrics"]]}
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert sidecar(manifests)[probe]["httpGet"]["port"] == targets["https"]
+    assert f"location = {sidecar(manifests)['livenessProbe']['httpGet']['path']} " in CONFIGURATION.read_text()
+
+
+def test_prometheus_asks_at_a_port_that_there_is() -> None:
+    """The ServiceMonitor names the Service's port for it."""
+    manifests = rendered("overlays/monitored")
+    (endpoint,) = one(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["port"] == "metrics"
+    assert endpoint["port"] in [port["name"] for port in one(manifests, "Service")["spec"]["ports"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_pod_that_leaves_lets_go_of_connections_while_the_service_answers(overlay: str) -> None:
+    """The sidecar's preStop ends within the service's; the grace covers its longest answer, too."""
+    manifests = rendered(overlay)
+    *_, drain = sidecar(manifests)["lifecycle"]["preStop"]["exec"]["command"]
+    (after_s,) = re.findall(r"^sleep (\d+); nginx -c /etc/i2moe/proxy/nginx.conf .*-s reload$", drain)
+    sleep_s = pod(manifests)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert 5 <= int(after_s) < sleep_s
+    (longest,) = re.findall(r"proxy_read_timeout (\d+)s;", CONFIGURATION.read_text())
+    assert pod(manifests)["terminationGracePeriodSeconds"] > int(after_s) + int(longest)
+
+
+def waiting(settings: Settings) -> int:
+    """Records that wait at most behind the proxy where each request brings one: those let through, less a batch in the graph."""
+    (let_through,) = re.findall(r"limit_conn scoring (\d+);", CONFIGURATION.read_text())
+    return int(let_through) - settings.max_batch_size
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_autoscalers_reach_their_target_behind_the_proxy(overlay: str) -> None:
+    """What may wait there at most is well beyond it."""
+    manifests = rendered(overlay)
+    settings = Settings.model_validate(
+        {name.removeprefix("I2MOE_").lower(): value for name, value in environment(manifests).items()}
+    )
+    if overlay.endswith("keda"):
+        target = float(one(manifests, "ScaledObject")["spec"]["triggers"][0]["metadata"]["threshold"])
+    else:
+        metric, _ = one(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"]
+        target = int(metric["pods"]["target"]["averageValue"].removesuffix("m")) / 1000
+    assert waiting(settings) / settings.queue_max > 1.5 * target
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_cpu_is_the_services_own(overlay: str) -> None:
+    """An autoscaler that took the proxy's with it would be moved by a storm of refusals."""
+    manifests = rendered(overlay)
+    if overlay.endswith("keda"):
+        cpu = one(manifests, "ScaledObject")["spec"]["triggers"][1]["metadata"]["containerName"]
+    else:
+        cpu = one(manifests, "HorizontalPodAutoscaler")["spec"]["metrics"][1]["containerResource"]["container"]
+    assert cpu == pod(manifests)["containers"][0]["name"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

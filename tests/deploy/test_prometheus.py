@@ -10,6 +10,7 @@ import pytest
 
 from service.api.metrics import Metrics
 from tests.deploy.prometheus import RULES, Prometheus, program, running_prometheus
+from tests.deploy.proxy import CONFIGURATION
 from tests.serving import ROOT, Server, running_server
 from tests.tiny_bundle import TINY_UNCERTAINTY, tiny_example, write_tiny_bundle
 
@@ -40,6 +41,14 @@ def test_every_alert_fires_on_what_it_is_for_and_on_nothing_else() -> None:
 
 def alerts() -> list[str]:
     return re.findall(r"- alert: (\w+)", (RULES / "alerts.yml").read_text())
+
+
+def test_crowding_is_told_before_and_while_the_proxy_refuses() -> None:
+    """More in hand than half of what it lets through, and less than are there when it refuses (measured: seven eighths)."""
+    (let_through,) = re.findall(r"limit_conn scoring (\d+);", CONFIGURATION.read_text())
+    (bound,) = re.findall(r"expr: i2moe:scoring_in_flight:mean2m > (\d+)", (RULES / "alerts.yml").read_text())
+    assert int(let_through) / 2 < int(bound) < 3 * int(let_through) / 4
+    assert f"beyond {let_through}" in (RULES / "alerts.yml").read_text()
 
 
 def test_every_alert_has_a_page() -> None:

@@ -1,16 +1,20 @@
 """The proxy before the service: answers pass as they are, refusals of its own have the service's shape, and bounds hold."""
 
 import json
+import re
+import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from deploy.compose.certificate import CERTIFICATE, KEY, make_certificate
+from service.api.settings import Settings
 from tests.deploy.proxy import CONFIGURATION, Proxy, running_proxy
 from tests.service.api.error_shape import assert_error
 from tests.serving import Server, free_port, running_server
@@ -49,12 +53,16 @@ def test_an_answer_passes_as_it_is(proxy: Proxy) -> None:
     assert_error(post(proxy, {"labs": {"unknown": 1}}), 422, "INVALID_INPUT")
 
 
-def begin(proxy: Proxy, body: bytes) -> ssl.SSLSocket:
+def connect(proxy: Proxy) -> ssl.SSLSocket:
+    """A connection on which nothing is asked."""
+    plain = socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+    return proxy.trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def begin(proxy: Proxy, body: bytes, *, more: str = "") -> ssl.SSLSocket:
     """A request to /predict of which the first byte of the body is sent."""
-    connection = proxy.trust.wrap_socket(
-        socket.create_connection(("127.0.0.1", proxy.port), timeout=10), server_hostname="127.0.0.1"
-    )
-    head = "POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    connection = connect(proxy)
+    head = f"POST /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n{more}"
     connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:1])
     return connection
 
@@ -133,6 +141,75 @@ def test_a_service_that_is_away_is_told_in_the_services_shape(tmp_path: Path) ->
         answer = post(alone, tiny_example())
     assert_error(answer, 503, "MODEL_NOT_READY")
     assert answer.headers["retry-after"] == "5"
+
+
+def test_the_proxy_lives_while_the_service_does_not(tmp_path: Path) -> None:
+    """A probe of the proxy alone, or a cluster would start nginx again whenever the service is away."""
+    with running_proxy(tmp_path / "alone", service_port=free_port()) as alone:
+        assert httpx.get(f"{alone.url}/proxy-livez", verify=alone.trust).status_code == 200
+        assert httpx.get(f"{alone.url}/readyz", verify=alone.trust).status_code == 503
+
+
+def served(proxy: Proxy) -> str:
+    """The certificate that a new connection gets."""
+    return ssl.get_server_certificate(("127.0.0.1", proxy.port), timeout=5).strip()
+
+
+def test_a_renewed_certificate_is_served_and_a_pair_that_does_not_fit_is_not(server: Server, tmp_path: Path) -> None:
+    """Without a restart; what is half copied leaves the one before, and SIGQUIT ends the container's first process."""
+    folder, next_one = tmp_path / "proxy", tmp_path / "next"
+    make_certificate(next_one, names=["127.0.0.1"])
+    second = (next_one / CERTIFICATE).read_text().strip()
+    with running_proxy(folder, service_port=int(server.url.rpartition(":")[2]), by_script=True) as proxy:
+        first = served(proxy)
+        (next_one / CERTIFICATE).replace(folder / "tls" / CERTIFICATE)
+        wait_until(lambda: "key values mismatch" in (folder / "nginx.log").read_text())
+        assert served(proxy) == first != second
+        (next_one / KEY).replace(folder / "tls" / KEY)
+        wait_until(lambda: served(proxy) == second)
+        assert post(proxy, tiny_example()).status_code == 200
+        proxy.process.send_signal(signal.SIGQUIT)
+        assert proxy.process.wait(20) == 0
+
+
+def test_a_reload_answers_what_is_begun_and_lets_go_of_kept_connections(server: Server, tmp_path: Path) -> None:
+    """What a pod that leaves does first, while the service still answers; whoever comes by then is served."""
+    body = json.dumps(tiny_example()).encode()
+    with running_proxy(tmp_path / "proxy", service_port=int(server.url.rpartition(":")[2])) as proxy:
+        begun, kept = begin(proxy, body, more="Expect: 100-continue\r\n"), connect(proxy)
+        assert begun.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"  # nginx has read its head
+        kept.sendall(b"GET /proxy-livez HTTP/1.1\r\nHost: t\r\n\r\n")
+        assert b"keep-alive" in kept.recv(1000)
+        proxy.process.send_signal(signal.SIGHUP)  # as `nginx -s reload` does
+        with kept:
+            assert kept.recv(1) == b""
+        assert post(proxy, tiny_example()).status_code == 200
+        begun.sendall(body[1:])
+        with begun, begun.makefile("rb") as answer:
+            assert answer.readline().startswith(b"HTTP/1.1 200")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Fails where it does not become true."""
+    give_up = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
+def directive(name: str) -> str:
+    """The one value that the configuration has for a directive."""
+    (value,) = set(re.findall(rf"(?m)^ *{name} ([^;]+);", CONFIGURATION.read_text()))
+    return str(value)
+
+
+def test_bounds_agree_with_the_services() -> None:
+    """A body that the service takes passes, one a tenth larger does not; nginx waits longer than the service's deadline."""
+    settings = Settings()
+    bytes_ = int(directive("client_max_body_size").removesuffix("m")) << 20
+    assert settings.max_body_bytes <= bytes_ < 1.1 * settings.max_body_bytes
+    assert directive("client_body_buffer_size") == directive("client_max_body_size")
+    assert int(directive("proxy_read_timeout").removesuffix("s")) > settings.timeout_s
 
 
 def test_a_body_never_reaches_a_disk() -> None:
