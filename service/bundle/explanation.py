@@ -39,9 +39,14 @@ DIGITS = 6  # of every number that is told: enough for every reader, and float32
 _NUM_LEADING = 2  # features that a sentence names
 
 
-def rounded(values: Floats) -> Any:
-    """Python's own numbers, of `DIGITS` decimals, in lists of the array's shape."""
-    return values.astype(np.float64).round(DIGITS).tolist()
+def rounded(values: Floats) -> Floats:
+    """Numbers as they are told: in float64, of `DIGITS` decimals."""
+    return values.astype(np.float64).round(DIGITS)
+
+
+def listed(values: Floats) -> Any:
+    """Numbers as they are told, Python's own, in lists of the array's shape."""
+    return rounded(values).tolist()
 
 
 def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
@@ -88,15 +93,13 @@ def margins(logits_C: Floats, task: TaskInfo) -> Floats:
 
 
 class RecordExplanation(NamedTuple):
-    """The explanation of one record, in Python's own numbers; the fields of `Explanation`."""
+    """What a sentence about one record needs, in Python's own numbers; fields of `Explanation`."""
 
     label: int
-    weight: list[float]
     contribution: list[float]
     share: list[float]
     dominant: int
     agreement: float
-    expert_prediction: list[list[float]]
 
 
 @dataclass(frozen=True, slots=True)
