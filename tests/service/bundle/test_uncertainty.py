@@ -31,7 +31,7 @@ def explained(prediction: np.ndarray[Any, Any], task: TaskInfo, contribution: An
     contribution_BE = np.broadcast_to(np.asarray(contribution, np.float32), (len(prediction), np.shape(contribution)[1]))
     nothing = np.zeros_like(contribution_BE)
     label = decide(prediction, task)
-    return Explanation(label, nothing, contribution_BE, nothing, label, label, prediction[:, None])
+    return Explanation(task, MANIFEST.calibration, prediction[:, None], label, nothing, contribution_BE, nothing)
 
 
 def told(prediction: list[float], task: TaskInfo, known: UncertaintyInfo, contribution: Any = ((1.0, 1.0),)) -> dict[str, Any]:
