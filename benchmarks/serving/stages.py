@@ -1,4 +1,4 @@
-"""What the parts of one request cost without the network: reading, graph, explaining, writing; as JSON and in bytes.
+"""What the parts of one request cost without the network: reading, graph, explaining, listing, writing; as JSON and in bytes.
 
     python -m benchmarks.serving.stages --out DIR [--records 1,64] [--rounds 7]
 
@@ -23,7 +23,7 @@ from benchmarks import reference
 from benchmarks.serving.bodies import Records, write_bodies
 from service.api.requests import RequestReader
 from service.api.tensors import infer_response, parse_infer
-from service.bundle.answers import Answers
+from service.bundle.answers import Explained
 from service.bundle.predictor import Predictor
 from service.bundle.store import Bundle
 
@@ -40,13 +40,15 @@ def parts_of(bundle: Bundle, folder: Path, num_records: int) -> dict[str, Callab
     read = reader.read(text)
     tensors = parse_infer(numbers, binary.json_bytes, schema, max_instances=num_records)
     output = predictor.run(tensors.records.arrays)
-    answers = Answers.of(output, manifest)
+    explained = Explained.of(output, manifest)
+    answers = explained.answers()
     predictions = answers.predictions(read.encoded, [None] * num_records)
     return {
         "read JSON": lambda: reader.read(text),
         "read bytes": lambda: parse_infer(numbers, binary.json_bytes, schema, max_instances=num_records),
         "graph": lambda: predictor.run(tensors.records.arrays),
-        "explain": lambda: Answers.of(output, manifest),
+        "explain": lambda: Explained.of(output, manifest),
+        "list": explained.answers,
         "tell": lambda: answers.predictions(read.encoded, [None] * num_records),
         "write JSON": lambda: to_json(predictions, inf_nan_mode="null"),
         "write bytes": lambda: infer_response(tensors, answers, "id"),

@@ -134,4 +134,5 @@ def show_openapi(request: Request) -> Response:
     runtime = runtime_of(request)
     manifest = runtime.model.manifest if runtime.model else None
     document = with_clinical(build_openapi(manifest), manifest)
-    return _json(with_access(document, all_routes(), oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))
+    routes = [route for route in request.app.routes if isinstance(route, GuardedRoute)]
+    return _json(with_access(document, routes, oidc=runtime.oidc, signed=bool(runtime.clinical.issuers)))

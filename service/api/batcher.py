@@ -43,6 +43,14 @@ class Rows(Protocol):
 
 
 R = TypeVar("R", bound=Rows)
+R_co = TypeVar("R_co", bound=Rows, covariant=True)
+
+
+class Run(Protocol[R_co]):
+    """The model, called in one thread and never twice at a time."""
+
+    def __call__(self, arrays: Arrays, /, *, in_full: bool) -> R_co:
+        """The answers for a batch, one row for each sample; arrays alone unless a request in it wants its own `in_full`."""
 
 
 class QueueFullError(RuntimeError):
@@ -80,6 +88,7 @@ class _Job(Generic[R]):
     arrays: Mapping[str, NDArray[np.float32]]
     size: int
     done: asyncio.Future[Scored[R]]
+    in_full: bool
     has_left: Callable[[], bool]
     arrived: float = field(default_factory=time.perf_counter)
     taken: int = 0  # samples given to a batch so far
@@ -128,7 +137,7 @@ class Batcher(Generic[R]):
 
     def __init__(
         self,
-        run: Callable[[Arrays], R],
+        run: Run[R],
         *,
         max_batch_size: int,
         queue_max: int,
@@ -136,10 +145,7 @@ class Batcher(Generic[R]):
         on_batch: Callable[[Batch], None] = lambda _: None,
         on_depth: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`run` is called in one thread, never twice at a time.
-
-        In the event loop, `on_batch` is called after each batch and `on_depth` whenever another number of samples waits.
-        """
+        """In the event loop, `on_batch` is called after each batch and `on_depth` whenever another number of samples waits."""
         self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
         self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
         self._jobs: deque[_Job[R]] = deque()
@@ -161,9 +167,14 @@ class Batcher(Generic[R]):
         return self._depth >= self._queue_max
 
     async def submit(
-        self, arrays: Mapping[str, NDArray[np.float32]], size: int, *, has_left: Callable[[], bool] = lambda: False
+        self,
+        arrays: Mapping[str, NDArray[np.float32]],
+        size: int,
+        *,
+        in_full: bool = True,
+        has_left: Callable[[], bool] = lambda: False,
     ) -> Scored[R]:
-        """Score `size` samples, given as (size, columns) arrays.
+        """Score `size` samples, given as (size, columns) arrays; answered with arrays alone, or all there is where `in_full`.
 
         Raises `QueueFullError` and `BatcherClosedError` at once. Who is cancelled leaves the queue. `has_left` is asked,
         in the event loop, before samples go into a batch: where it is true they do not, and `CallerLeftError` is raised.
@@ -172,7 +183,7 @@ class Batcher(Generic[R]):
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future(), has_left)
+        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future(), in_full, has_left)
         self._jobs.append(job)
         self._count_waiting(size)
         self._changed.set()
@@ -291,7 +302,7 @@ class Batcher(Generic[R]):
     def _run_together(self, parts: list[_Part[R]]) -> R:
         pieces = [part.arrays() for part in parts]
         arrays = pieces[0] if len(pieces) == 1 else {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-        output = self._run(arrays)
+        output = self._run(arrays, in_full=any(part.job.in_full for part in parts))
         expected, found = sum(part.size for part in parts), len(output)
         if found != expected:
             raise RuntimeError(f"expected {expected} rows from the model, found {found}")

@@ -87,7 +87,8 @@ async def _answer(request: Request, runtime: Runtime, model: Model) -> Response:
         header_length = request.headers.get(HEADER_LENGTH)
         read = partial(parse_infer, body, header_length, schema, max_instances=settings.max_instances)
         parsed = await aside(read, large=len(body) > (_LARGE_JSON_BYTES if header_length is None else _LARGE_BODY_BYTES))
-    scored = await submit(request, model.batcher, parsed.records.arrays, parsed.size, provider=model.predictor.provider)
+    in_full, provider = runtime.audit is not None, model.predictor.provider  # else arrays are all that is answered
+    scored = await submit(request, model.batcher, parsed.records.arrays, parsed.size, provider=provider, in_full=in_full)
     metrics.queue.observe(scored.queue_s)
     if scored.failures:
         metrics.samples.labels("error").inc(len(scored.failures))

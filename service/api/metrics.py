@@ -17,7 +17,7 @@ from service.api.errors import DeadlineError, OverloadedError
 from service.api.metric_files import MULTIPROCESS_DIR, begin_files
 from service.api.route_labels import SCORING_ROUTES
 from service.audit.figures import Figures
-from service.bundle.answers import Answers
+from service.bundle.answers import Explained
 from service.bundle.comparison import Differences
 from service.bundle.manifest import Manifest
 
@@ -124,17 +124,18 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: Sequence[str] = (), *, mode: Any) -> Gauge:
         return Gauge(f"i2moe_{name}", text, labels, multiprocess_mode=mode, registry=self._registry)
 
-    def observe_answers(self, answers: Answers) -> None:
+    def observe_answers(self, explained: Explained) -> None:
         """Count a batch that was scored: risks, weights and raised flags, for drift. May be called from any thread."""
-        manifest = answers.manifest
-        self.samples.labels("ok").inc(len(answers))
+        manifest = explained.manifest
+        self.samples.labels("ok").inc(len(explained.stated))
         if manifest.task.kind != "regression":
-            self.risk.observe_many(answers.stated)
-        for expert, weights in zip(manifest.experts, zip(*answers.weights, strict=True), strict=True):
+            self.risk.observe_many(explained.stated.tolist())
+        for expert, weights in zip(manifest.experts, explained.weight.T.tolist(), strict=True):
             self.expert_weight.labels(expert.name).observe_many(weights)
-        for flag in FLAGS if manifest.uncertainty is not None else ():
-            if raised := sum(bool(told[flag]) for told in answers.uncertainties):
-                self.flagged.labels(flag).inc(raised)
+        for flag in FLAGS if explained.uncertainty is not None else ():
+            raised = getattr(explained.uncertainty, flag)  # None where a single expert has nobody to disagree with
+            if raised is not None and (count := int(raised.sum())):
+                self.flagged.labels(flag).inc(count)
 
     def count_missing(self, modalities: Iterable[str]) -> None:
         """Count a modality each time it is named: a scored sample was sent without it."""

@@ -9,7 +9,7 @@ from service.api.metrics import Metrics
 from service.api.reading import SlowReading
 from service.api.requests import RequestReader
 from service.api.settings import Settings
-from service.bundle.answers import Answers
+from service.bundle.answers import Answers, Explained
 from service.bundle.attribution import LABEL_INPUT, Attribution
 from service.bundle.manifest import Manifest
 from service.bundle.predictor import Predictor
@@ -63,13 +63,13 @@ def _answering(predictor: Predictor, settings: Settings, metrics: Metrics) -> Ba
     """A batcher that scores and explains: both cost the least for many records at once."""
     inference = metrics.inference.labels(predictor.provider)
 
-    def answer(arrays: Arrays) -> Answers:
+    def answer(arrays: Arrays, *, in_full: bool) -> Answers:
         started = time.perf_counter()
         output = predictor.run(arrays)
         inference.observe(time.perf_counter() - started)
-        answers = Answers.of(output, predictor.manifest)
-        metrics.observe_answers(answers)
-        return answers
+        explained = Explained.of(output, predictor.manifest)
+        metrics.observe_answers(explained)
+        return explained.answers(in_full=in_full)
 
     return Batcher(
         answer,
@@ -87,7 +87,8 @@ def _attributing(predictor: Predictor, settings: Settings, metrics: Metrics) -> 
         return None
     histogram = metrics.attribution.labels(predictor.provider)
 
-    def run(arrays: Arrays) -> Attribution:
+    def run(arrays: Arrays, *, in_full: bool) -> Attribution:
+        del in_full  # there is one way to answer
         return predictor.attribute({name: arrays[name] for name in predictor.manifest.features.names}, arrays[LABEL_INPUT])
 
     return Batcher(

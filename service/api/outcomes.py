@@ -55,7 +55,7 @@ class OutcomeWatch:
     def _tell(self, found: dict[str, Figures]) -> None:
         """Set the gauges; a version that has no outcomes any more has no figures."""
         for version in self._told - found.keys():
-            self._metrics.set_outcomes(version, figures([]))
+            self._metrics.set_outcomes(version, figures([], []))
         for version, told in found.items():
             self._metrics.set_outcomes(version, told)
         self._told |= found.keys()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 
 from service.api.batcher import Scored
@@ -91,7 +90,7 @@ async def _attribute(
     if scored.output is None or model.attributions is None:
         return None
     records = _without_failures(parsed, scored)
-    label = one_hot(np.array(scored.output.labels), len(model.manifest.task.labels))
+    label = one_hot(scored.output.label, len(model.manifest.task.labels))
     arrays = {**model.manifest.features.stack([record.arrays for record in records]), LABEL_INPUT: label}
     provider = model.predictor.provider
     return await submit(request, model.attributions, arrays, len(records), provider=provider, span="attribution")

@@ -58,15 +58,22 @@ def has_left(request: Request) -> bool:
 
 
 async def submit(
-    request: Request, batcher: Batcher[R], arrays: Arrays, size: int, *, provider: str, span: str = "inference"
+    request: Request,
+    batcher: Batcher[R],
+    arrays: Arrays,
+    size: int,
+    *,
+    provider: str,
+    span: str = "inference",
+    in_full: bool = True,
 ) -> Scored[R]:
-    """Score `size` samples with whatever else waits; `span` is what traces call it.
+    """Score `size` samples with whatever else waits; `span` is what traces call it. Answers are arrays alone unless `in_full`.
 
     Raises `OverloadedError`, `NotReadyError` and `ClientLeftError`.
     """
     arrived = perf_counter()
     try:
-        scored = await batcher.submit(arrays, size, has_left=partial(has_left, request))
+        scored = await batcher.submit(arrays, size, in_full=in_full, has_left=partial(has_left, request))
     except QueueFullError:
         raise OverloadedError from None
     except BatcherClosedError:

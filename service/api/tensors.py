@@ -36,8 +36,8 @@ OUTPUTS: Mapping[str, Callable[[Answers], FloatArray]] = {
     "logits": lambda answers: answers.output.logits,
     "expert_weights": lambda answers: answers.output.expert_weights,
     "expert_logits": lambda answers: answers.output.expert_logits,
-    "contribution": lambda answers: np.array([record.explanation.contribution for record in answers.records], np.float32),
-    "contribution_share": lambda answers: np.array([record.explanation.share for record in answers.records], np.float32),
+    "contribution": lambda answers: answers.contribution,
+    "contribution_share": lambda answers: answers.share,
 }
 
 

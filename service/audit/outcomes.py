@@ -1,6 +1,6 @@
 """What became of predictions: kept beside them, and read together with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from service.audit.entries import Judged, KeptOutcome, Outcome, Refusal
 from service.audit.tables import OUTCOMES, PREDICTIONS, microseconds, moment
 
 _Key = tuple[str, int]
+_READ_AT_ONCE = 10_000  # predictions with outcomes: a year has a million
 
 
 class _Found(NamedTuple):
@@ -93,8 +94,8 @@ def outcomes_of(connection: sql.Connection, predictions: Sequence[int]) -> dict[
     return {number: tuple(outcomes) for number, outcomes in told.items()}
 
 
-def judged(connection: sql.Connection, since: datetime, until: datetime) -> list[Judged]:
-    """Predictions of that time whose outcome is known, by the outcome told last."""
+def judged(connection: sql.Connection, since: datetime, until: datetime) -> Iterator[Judged]:
+    """Predictions of that time whose outcome is known, by the outcome told last; some thousands at a time are in memory."""
     last = sql.select(sql.func.max(OUTCOMES.c.number)).group_by(OUTCOMES.c.prediction)
     wanted = (
         sql.select(PREDICTIONS.c.model_name, PREDICTIONS.c.model_version, PREDICTIONS.c.probability, OUTCOMES.c.event)
@@ -106,4 +107,5 @@ def judged(connection: sql.Connection, since: datetime, until: datetime) -> list
         )
         .order_by(PREDICTIONS.c.number)
     )
-    return [Judged(*row) for row in connection.execute(wanted)]
+    for row in connection.execution_options(yield_per=_READ_AT_ONCE).execute(wanted):
+        yield Judged(*row)

@@ -102,10 +102,10 @@ class PredictionStore:
         with self._words_errors("written"), self._engine.begin() as connection:
             return add_outcomes(connection, outcomes, received=received)
 
-    def judged(self, since: datetime, until: datetime) -> list[Judged]:
-        """Predictions of that time whose outcome is known, by the outcome told last. Raises `AuditError`."""
+    def judged(self, since: datetime, until: datetime) -> Iterator[Judged]:
+        """Predictions of that time whose outcome is known, by the outcome told last, as they are read. Raises `AuditError`."""
         with self._words_errors("read"), self._engine.connect() as connection:
-            return judged(connection, since, until)
+            yield from judged(connection, since, until)
 
     def prune(self, now: datetime) -> int:
         """Forget what is older than may be kept, outcomes included; answers how many predictions. Raises `AuditError`.

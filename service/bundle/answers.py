@@ -11,10 +11,22 @@ import numpy as np
 
 from service.bundle.attribution import ExpertAttribution, RecordAttribution
 from service.bundle.errors import Problem
-from service.bundle.explanation import DIGITS, Explanation, Floats, RecordExplanation, explain, risk_band, rounded, summarise
+from service.bundle.explanation import (
+    DIGITS,
+    Explanation,
+    Floats,
+    Ints,
+    RecordExplanation,
+    decide,
+    explain,
+    listed,
+    risk_band,
+    rounded,
+    summarise,
+)
 from service.bundle.manifest import Manifest, TaskInfo
 from service.bundle.output import Output
-from service.bundle.uncertainty import assess, caution, tell
+from service.bundle.uncertainty import Uncertainty, assess, caution, tell
 
 Prediction = dict[str, Any]
 _UNATTRIBUTED = "the contributions could not be attributed to features"
@@ -46,7 +58,7 @@ class Sent(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What is known of one scored record, in Python's own numbers; those of the answer are rounded."""
+    """What is told of one scored record, in Python's own numbers; those of the answer are rounded."""
 
     exact: list[float]  # its prediction, not rounded
     prediction: list[float]
@@ -62,69 +74,92 @@ class _Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """B scored records, explained all at once and told one by one; can be taken apart and joined like rows.
+class Explained:
+    """B scored records and all that is worked out of them, in arrays.
 
-    Numpy costs as much for one record as for a hundred, so all arithmetic happens in `of`, for the whole batch.
+    Numpy costs as much for one record as for a hundred, so this happens here, for a whole batch, and so does making lists of its
+    numbers for those who want them.
     """
 
     manifest: Manifest
     output: Output
-    records: Sequence[_Record]
+    explanation: Explanation
+    uncertainty: Uncertainty | None  # None where the bundle does not say
+    stated: Floats  # (B,), as told: the risk for binary tasks, else the predicted label's probability or value
+    weight: Floats  # (B, E), as told
 
     @classmethod
-    def of(cls, output: Output, manifest: Manifest) -> "Answers":
+    def of(cls, output: Output, manifest: Manifest) -> "Explained":
         """Explain the rows of `output` and say how sure each is."""
         task, info = manifest.task, manifest.uncertainty
         explanation = explain(output, task, manifest.calibration)
-        sure = None if info is None else assess(output.prediction, explanation, task, info)
+        uncertainty = None if info is None else assess(output.prediction, explanation, task, info)
+        stated = rounded(_stated(output.prediction, explanation, task))
+        return cls(manifest, output, explanation, uncertainty, stated, rounded(explanation.weight))
+
+    def answers(self, *, in_full: bool = True) -> "Answers":
+        """What is answered: predictions can be told where it is `in_full`, else there are arrays alone."""
+        explanation = self.explanation
+        records: Sequence[_Record | None] = self._records() if in_full else [None] * len(self.output)
+        return Answers(self.manifest, self.output, explanation.contribution, explanation.share, records)
+
+    def _records(self) -> list[_Record]:
+        task, output, explanation = self.manifest.task, self.output, self.explanation
         columns = (
             output.prediction.tolist(),
-            rounded(output.prediction),
-            rounded(_stated(output.prediction, explanation, task)),
+            listed(output.prediction),
+            self.stated.tolist(),
             explanation.records(),
-            rounded(explanation.agreement),
-            rounded(explanation.weight),
-            rounded(_stated(explanation.expert_prediction, explanation, task)),
-            rounded(output.expert_logits),
-            rounded(explanation.contribution),
-            rounded(explanation.share),
-            [None] * len(output) if sure is None or info is None else tell(sure, output.prediction, task=task, info=info),
+            listed(explanation.agreement),
+            self.weight.tolist(),
+            listed(_stated(explanation.expert_prediction, explanation, task)),
+            listed(output.expert_logits),
+            listed(explanation.contribution),
+            listed(explanation.share),
+            self._uncertainties(),
         )
-        return cls(manifest, output, [_Record(*record) for record in zip(*columns, strict=True)])
+        return [_Record(*record) for record in zip(*columns, strict=True)]
+
+    def _uncertainties(self) -> Sequence[dict[str, Any] | None]:
+        info = self.manifest.uncertainty
+        if self.uncertainty is None or info is None:
+            return [None] * len(self.output)
+        return tell(self.uncertainty, self.output.prediction, task=self.manifest.task, info=info)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What is answered for B records: arrays, and predictions told one by one; can be taken apart and joined like rows."""
+
+    manifest: Manifest
+    output: Output
+    contribution: Floats  # (B, E), as in `Explanation`
+    share: Floats  # (B, E)
+    records: Sequence[_Record | None]  # None where arrays are all that is wanted
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.output)
 
     def rows(self, rows: slice) -> "Answers":
         """Those of some of the records."""
-        return Answers(self.manifest, self.output.rows(rows), self.records[rows])
+        output, records = self.output.rows(rows), self.records[rows]
+        return Answers(self.manifest, output, self.contribution[rows], self.share[rows], records)
 
     @classmethod
     def join(cls, parts: Sequence["Answers"]) -> "Answers":
         """Those of several batches, one after the other."""
-        output = Output.join([part.output for part in parts])
-        return cls(parts[0].manifest, output, [record for part in parts for record in part.records])
+        return cls(
+            parts[0].manifest,
+            Output.join([part.output for part in parts]),
+            np.concatenate([part.contribution for part in parts]),
+            np.concatenate([part.share for part in parts]),
+            [record for part in parts for record in part.records],
+        )
 
     @property
-    def labels(self) -> list[int]:
-        """The position of each record's predicted label."""
-        return [record.explanation.label for record in self.records]
-
-    @property
-    def weights(self) -> list[list[float]]:
-        """Each record's weights, one per expert."""
-        return [record.weight for record in self.records]
-
-    @property
-    def stated(self) -> list[float]:
-        """The probability that each record's answer states: the risk for binary tasks, else the predicted label's."""
-        return [record.stated for record in self.records]
-
-    @property
-    def uncertainties(self) -> list[dict[str, Any]]:
-        """How sure each prediction is, as it is told; empty where the bundle does not say."""
-        return [record.uncertainty for record in self.records if record.uncertainty is not None]
+    def label(self) -> Ints:
+        """The position of each record's predicted label (B,)."""
+        return decide(self.output.prediction, self.manifest.task)
 
     def predictions(
         self,
@@ -134,13 +169,14 @@ class Answers:
         with_explanation: bool = True,
         attributions: Sequence[RecordAttribution | None] | None = None,
     ) -> list[Prediction]:
-        """One prediction per record, in order; `sent` tells what was remarkable about the same records.
+        """One prediction per record, in order, of answers in full; `sent` tells what was remarkable about the same records.
 
         With `attributions` every expert is told with the features that drove it; a record whose are None gets a warning instead.
         """
+        records = [record for record in self.records if record is not None]
         attributed = [None] * len(self) if attributions is None else attributions
         told = []
-        for record, remarks, record_id, attribution in zip(self.records, sent, ids, attributed, strict=True):
+        for record, remarks, record_id, attribution in zip(records, sent, ids, attributed, strict=True):
             prediction = self._prediction(record, record_id)
             if with_explanation:
                 prediction["explanation"] = self._explanation(record, attribution)

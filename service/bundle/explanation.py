@@ -16,6 +16,7 @@ Plain numpy over whole batches; knows nothing of graphs, requests or torch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +40,14 @@ DIGITS = 6  # of every number that is told: enough for every reader, and float32
 _NUM_LEADING = 2  # features that a sentence names
 
 
-def rounded(values: Floats) -> Any:
-    """Python's own numbers, of `DIGITS` decimals, in lists of the array's shape."""
-    return values.astype(np.float64).round(DIGITS).tolist()
+def rounded(values: Floats) -> Floats:
+    """Numbers as they are told: in float64, of `DIGITS` decimals."""
+    return values.astype(np.float64).round(DIGITS)
+
+
+def listed(values: Floats) -> Any:
+    """Numbers as they are told, Python's own, in lists of the array's shape."""
+    return rounded(values).tolist()
 
 
 def calibrate(logits_C: Floats, task: TaskInfo, calibration: CalibrationInfo) -> Floats:
@@ -88,28 +94,47 @@ def margins(logits_C: Floats, task: TaskInfo) -> Floats:
 
 
 class RecordExplanation(NamedTuple):
-    """The explanation of one record, in Python's own numbers; the fields of `Explanation`."""
+    """What a sentence about one record needs, in Python's own numbers; fields of `Explanation`."""
 
     label: int
-    weight: list[float]
     contribution: list[float]
     share: list[float]
     dominant: int
     agreement: float
-    expert_prediction: list[list[float]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Explanation:
-    """The explanation of B records by E experts. `label` is the explained label: the predicted one unless said otherwise."""
+    """The explanation of B records by E experts. `label` is the explained label: the predicted one unless said otherwise.
 
+    What each expert alone would answer is worked out where it is asked for, and not for answers in arrays, which do not tell it.
+    """
+
+    task: TaskInfo
+    calibration: CalibrationInfo
+    expert_logits: Floats  # (B, E, C)
     label: Ints  # (B,)
     weight: Floats  # (B, E), sums to 1
     contribution: Floats  # (B, E), sums to the margin of `label`
     share: Floats  # (B, E), |contribution| over the sum of |contribution|
-    dominant: Ints  # (B,), the expert with the largest share
-    agreement: Floats  # (B,), share of experts that alone would answer `label`
-    expert_prediction: Floats  # (B, E, C), what each expert alone would answer, calibrated like the mixture
+
+    @cached_property
+    def dominant(self) -> Ints:
+        """The expert with the largest share (B,)."""
+        dominant_B: Ints = self.share.argmax(axis=1)
+        return dominant_B
+
+    @cached_property
+    def expert_prediction(self) -> Floats:
+        """What each expert alone would answer, calibrated like the mixture (B, E, C)."""
+        return calibrate(self.expert_logits, self.task, self.calibration)
+
+    @cached_property
+    def agreement(self) -> Floats:
+        """The share of experts that alone would answer `label` (B,)."""
+        agrees_BE = decide(self.expert_prediction, self.task) == self.label[:, None]
+        share_B: Floats = agrees_BE.sum(axis=1) / agrees_BE.shape[1]
+        return share_B
 
     def records(self) -> list[RecordExplanation]:
         """Record by record: taking one number at a time out of an array costs more than all the arithmetic."""
@@ -126,16 +151,7 @@ def explain(output: Output, task: TaskInfo, calibration: CalibrationInfo, label:
     # All experts exactly neutral: nothing decides, so every expert has the same share.
     uniform = 1.0 / contribution_BE.shape[1]
     share_BE = np.divide(magnitude_BE, total_B1, out=np.full_like(magnitude_BE, uniform), where=total_B1 > 0)
-    expert_prediction_BEC = calibrate(output.expert_logits, task, calibration)
-    return Explanation(
-        label=label,
-        weight=output.expert_weights,
-        contribution=contribution_BE,
-        share=share_BE,
-        dominant=share_BE.argmax(axis=1),
-        agreement=(decide(expert_prediction_BEC, task) == label[:, None]).sum(axis=1) / contribution_BE.shape[1],
-        expert_prediction=expert_prediction_BEC,
-    )
+    return Explanation(task, calibration, output.expert_logits, label, output.expert_weights, contribution_BE, share_BE)
 
 
 def join_words(words: Sequence[str]) -> str:

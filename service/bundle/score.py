@@ -5,9 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
-from service.bundle.answers import Answers, Prediction, build_refusal
+from service.bundle.answers import Answers, Explained, Prediction, build_refusal
 from service.bundle.attribution import RecordAttribution, one_hot, tell_attributions
 from service.bundle.encoding import EncodedBatch
 from service.bundle.errors import InferenceError
@@ -57,7 +55,7 @@ def _run(predictor: Predictor, arrays: Arrays, size: int) -> _Scored:
     if not size:
         return _Scored(None, {})
     try:
-        return _Scored(Answers.of(predictor.run(dict(arrays)), predictor.manifest), {})
+        return _Scored(Explained.of(predictor.run(dict(arrays)), predictor.manifest).answers(), {})
     except InferenceError as error:
         if size == 1:
             return _Scored(None, {0: error})
@@ -86,7 +84,7 @@ def _attributed(
     predictor: Predictor, answers: Answers, arrays: Arrays, kept: Sequence[int]
 ) -> Iterator[RecordAttribution | None]:
     """A few records at a time, as each is many rows of the graph; None for a record on which it fails."""
-    label = one_hot(np.array(answers.labels), len(predictor.manifest.task.labels))
+    label = one_hot(answers.label, len(predictor.manifest.task.labels))
     at_once = attribution.records_at_once if (attribution := predictor.manifest.attribution) else 1
     for start in range(0, len(kept), at_once):
         rows = kept[start : start + at_once]

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle.explanation import DIGITS, Explanation, Floats, join_words, rounded
+from service.bundle.explanation import DIGITS, Explanation, Floats, join_words, listed
 from service.bundle.manifest import TaskInfo, UncertaintyInfo
 
 Booleans = NDArray[np.bool_]
@@ -147,11 +147,11 @@ def tell(uncertainty: Uncertainty, prediction_BC: Floats, *, task: TaskInfo, inf
         told["sure"] = _names(uncertainty.sure, task)
     told["coverage"] = [info.coverage] * num_records
     if uncertainty.entropy is not None:
-        told["entropy"] = rounded(uncertainty.entropy)
+        told["entropy"] = listed(uncertainty.entropy)
     else:
         told["half_width"] = [None if half_width is None else round(half_width, DIGITS)] * num_records
     disagreement_B, flagged_B = uncertainty.disagreement, uncertainty.experts_disagree
-    told["disagreement"] = [None] * num_records if disagreement_B is None else rounded(disagreement_B)
+    told["disagreement"] = [None] * num_records if disagreement_B is None else listed(disagreement_B)
     told["abstain"] = uncertainty.abstain.tolist()
     told["experts_disagree"] = [None] * num_records if flagged_B is None else flagged_B.tolist()
     return [dict(zip(told, record, strict=True)) for record in zip(*told.values(), strict=True)]

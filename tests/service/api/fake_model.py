@@ -16,10 +16,11 @@ def column(*values: float) -> Arrays:
 
 
 class FakeModel:
-    """Records its batches. While it is `held`, it computes nothing."""
+    """Records its batches, and which of them were wanted in full. While it is `held`, it computes nothing."""
 
     def __init__(self) -> None:
         self.batches: list[list[float]] = []
+        self.in_full: list[bool] = []
         self.started = threading.Event()
         self._may_go = threading.Event()
         self._may_go.set()
@@ -33,10 +34,11 @@ class FakeModel:
         """Go on."""
         self._may_go.set()
 
-    def run(self, arrays: Arrays) -> Output:
+    def run(self, arrays: Arrays, *, in_full: bool) -> Output:
         """The batch as its own answer."""
         x = arrays["x"]
         self.batches.append(x[:, 0].tolist())
+        self.in_full.append(in_full)
         self.started.set()
         assert self._may_go.wait(10)
         if (x == FAILS).any():

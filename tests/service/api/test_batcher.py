@@ -251,6 +251,28 @@ def test_a_failing_sample_never_fails_its_neighbours() -> None:
     play(scenario)
 
 
+def test_a_batch_is_worked_out_in_full_where_one_of_its_requests_wants_it() -> None:
+    """Arrays alone for a batch of requests that want no more; what fails together is run apart, each as it was wanted."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        tasks = [asyncio.create_task(batcher.submit(column(x), 1, in_full=x == 3)) for x in (1, 2, 3, FAILS, 5)]
+        await asyncio.sleep(0)
+        model.release()
+        await asyncio.gather(first, *tasks)
+
+    model = play(scenario)
+    assert list(zip(model.batches, model.in_full, strict=True)) == [
+        ([0], True),
+        ([1, 2, 3, FAILS], True),
+        ([1], False),
+        ([2], False),
+        ([3], True),
+        ([FAILS], False),
+        ([5], False),
+    ]
+
+
 def test_positions_of_failures_count_from_the_start_of_a_split_request() -> None:
     """A failure in the second batch of a request is told by its place in the request."""
 
@@ -279,7 +301,9 @@ def test_a_model_that_answers_too_few_rows_fails_the_samples() -> None:
 
     async def main() -> None:
         model = FakeModel()
-        batcher = Batcher(lambda arrays: model.run(arrays).rows(slice(1, None)), max_batch_size=4, queue_max=10)
+        batcher = Batcher(
+            lambda arrays, **wanted: model.run(arrays, **wanted).rows(slice(1, None)), max_batch_size=4, queue_max=10
+        )
         scored = await submit(batcher, 1, 2)
         assert scored.output is None
         assert "expected 1 rows from the model, found 0" in str(scored.failures[0])

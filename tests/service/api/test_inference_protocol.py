@@ -1,5 +1,6 @@
 """The Open Inference Protocol: metadata, inference with JSON and with bytes, and what it refuses."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -7,11 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.api.app import build_app
 from service.api.errors import InvalidInputError
 from service.api.route_labels import INFER_ROUTE, PROTOCOL_ROUTE, route_label
+from service.api.runtime import Runtime
+from service.api.settings import Settings
 from service.api.tensors import HEADER_LENGTH, OUTPUTS, parse_infer
+from service.bundle.answers import Explained
 from tests.service.api.error_shape import assert_error
-from tests.service.api.in_process import Client, serving
+from tests.service.api.in_process import Client, running, serving
 from tests.tiny_bundle import EXAMPLE_RISK, EXPERTS, POISON, WEIGHTS, tiny_example, tiny_output, tiny_schema, write_tiny_bundle
 
 INFER = "/v2/models/tiny/infer"
@@ -116,6 +121,37 @@ def test_bytes_are_answered_as_json_is(client: Client, dtype: str) -> None:
     found = arrays_of(infer(client, document | {"outputs": asked}, binary))
     assert list(found) == ["expert_weights", "prediction"]
     np.testing.assert_allclose(found["prediction"], plain["prediction"], atol=1e-6)
+
+
+def test_tensors_are_answered_without_a_list_of_numbers(tiny_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making lists of a batch is for those who read records: where it fails, tensors are answered and records are not."""
+
+    def fail(self: Explained) -> None:
+        raise RuntimeError("no lists today")
+
+    monkeypatch.setattr(Explained, "_records", fail)
+    with serving(tiny_path) as client:
+        found = arrays_of(infer(client, *in_bytes({"labs": LABS, "history": HISTORY})))
+        np.testing.assert_allclose(found["prediction"], tiny_output(labs=LABS, history=HISTORY).prediction, atol=1e-5)
+        client.refused(500, "INFERENCE_FAILED", json={"instances": [tiny_example()]})
+
+
+def test_tensors_and_records_that_share_a_batch_are_each_answered_as_alone(tiny_path: Any) -> None:
+    """Arrays for the one, whole predictions for the other, with the same numbers."""
+    records, tensors = {"instances": [tiny_example()]}, {"inputs": [tensor("labs", LABS), tensor("history", HISTORY)]}
+    with serving(tiny_path) as client:
+        told_alone, found_alone = client.predict(records), arrays_of(infer(client, tensors))
+    runtime = Runtime(Settings(bundle=tiny_path, num_threads=1, max_wait_ms=1000, max_batch_size=4))
+
+    async def together() -> list[Any]:
+        async with running(build_app(lambda: runtime)) as http:
+            return await asyncio.gather(http.post("/predict", json=records), http.post(INFER, json=tensors))
+
+    told, found = asyncio.run(together())
+    assert told.json()["timing_ms"]["batch_size"] == 4
+    assert told.json()["predictions"] == told_alone["predictions"]
+    for name, array in arrays_of(found).items():
+        np.testing.assert_allclose(array, found_alone[name], atol=1e-6)
 
 
 def test_a_modality_may_be_left_out(client: Client) -> None:

@@ -19,7 +19,7 @@ from service.api.metrics import Metrics
 from service.api.requests import Unread
 from service.api.settings import Settings
 from service.api.shadow import Shadow
-from service.bundle.answers import Answers
+from service.bundle.answers import Answers, Explained
 from service.bundle.predictor import CPU, Predictor
 from service.bundle.store import open_bundle
 from tests.shadow_bundles import write_other_bundle, write_reordered_bundle
@@ -45,7 +45,7 @@ async def watching(tiny_path: Path, other_path: Path, **options: Any) -> AsyncIt
     async with asyncio.timeout(20):
         while shadow.status["problem"] is not None:
             await asyncio.sleep(0.002)
-    yield shadow, metrics, Answers.of(tiny_output(*EXAMPLE_ROWS), bundle.manifest)
+    yield shadow, metrics, Explained.of(tiny_output(*EXAMPLE_ROWS), bundle.manifest).answers()
     await shadow.close()
 
 
@@ -66,7 +66,7 @@ def test_answers_of_a_model_that_was_just_replaced_are_skipped(tiny_path: Path, 
 
     async def scenario() -> dict[str, float]:
         async with watching(tiny_path, other_path) as (shadow, metrics, _):
-            give(shadow, Answers.of(tiny_output(*EXAMPLE_ROWS), open_bundle(tiny_path).manifest))
+            give(shadow, Explained.of(tiny_output(*EXAMPLE_ROWS), open_bundle(tiny_path).manifest).answers())
             return told_of(metrics)
 
     assert asyncio.run(scenario()) == {"skipped": 1}

@@ -20,7 +20,7 @@ def judged(probability: float, event: bool, version: str = "1.0.0") -> Judged:
 
 def test_figures_by_hand() -> None:
     """Three of the four pairs of an event and another are in order; one event more than half an expected one too few."""
-    found = figures([judged(0.9, True), judged(0.4, True), judged(0.6, False), judged(0.1, False)])
+    found = figures([0.9, 0.4, 0.6, 0.1], [True, True, False, False])
     assert (found.count, found.events, found.auroc) == (4, 2, 0.75)
     assert found.brier == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
     assert found.calibration == pytest.approx(0.0)
@@ -64,7 +64,7 @@ def test_more_events_than_foretold_are_above_nought() -> None:
 
 def test_without_outcomes_there_is_a_count_and_nothing_else() -> None:
     """No figure is made up."""
-    found = figures([])
+    found = figures([], [])
     assert (found.count, found.events) == (0, 0)
     assert all(map(math.isnan, (found.auroc, found.auroc_error, found.brier, found.calibration)))
 

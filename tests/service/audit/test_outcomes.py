@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from service.audit import outcomes as module
 from service.audit.__main__ import main
-from service.audit.entries import Judged, KeptOutcome, Outcome
+from service.audit.entries import AuditError, Judged, KeptOutcome, Outcome
 from service.audit.store import PredictionStore
 from service.audit.tables import OUTCOMES, PREDICTIONS
 from tests.service.audit.test_store import MODEL, NOW, entry, postgres, url  # noqa: F401 - fixtures
@@ -42,7 +43,7 @@ def add(store: PredictionStore, *outcomes: Outcome) -> list[str | None]:
 
 def judged(store: PredictionStore) -> list[Judged]:
     """Of the last year."""
-    return store.judged(YEAR_AGO, NOW)
+    return list(store.judged(YEAR_AGO, NOW))
 
 
 def test_outcomes_find_their_predictions(store: PredictionStore) -> None:
@@ -97,9 +98,27 @@ def test_of_more_than_two_labels_the_predicted_one_is_judged(store: PredictionSt
 def test_predictions_count_for_a_while(store: PredictionStore) -> None:
     """By when they were made, whenever the outcome came: neither too old ones nor those that are too young."""
     add(store, outcome("r1"))
-    assert len(store.judged(NOW, NOW)) == 1
-    assert store.judged(NOW + timedelta(seconds=1), NOW + timedelta(days=1)) == []
-    assert store.judged(YEAR_AGO, NOW - timedelta(seconds=1)) == []
+    assert len(list(store.judged(NOW, NOW))) == 1
+    assert list(store.judged(NOW + timedelta(seconds=1), NOW + timedelta(days=1))) == []
+    assert list(store.judged(YEAR_AGO, NOW - timedelta(seconds=1))) == []
+
+
+def test_outcomes_are_read_a_part_at_a_time(store: PredictionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in order, however many are read at once; others write while they are read."""
+    monkeypatch.setattr(module, "_READ_AT_ONCE", 2)
+    add(store, outcome("r1"), outcome("r1", position=1), outcome("r2"))
+    reading = store.judged(YEAR_AGO, NOW)
+    first = next(reading)
+    store.write([prediction("r3", 0, 0.4)])
+    assert [first.probability, *(one.probability for one in reading)] == [0.9, 0.2, 0.6]
+
+
+def test_a_store_that_fails_while_it_is_read_says_so(store: PredictionStore) -> None:
+    """In the words of every other failure."""
+    with store._engine.begin() as connection:
+        OUTCOMES.drop(connection)
+    with pytest.raises(AuditError, match=r"could not be read \("):
+        judged(store)
 
 
 def test_what_was_told_is_shown_with_its_prediction(store: PredictionStore) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle.answers import Answers, build_refusal
+from service.bundle.answers import Answers, Explained, build_refusal
 from service.bundle.errors import InvalidRecordError
 from service.bundle.explanation import calibrate
 from service.bundle.manifest import FileInfo, Manifest, TaskInfo
@@ -21,7 +21,7 @@ def predictions(*records: dict[str, Any], with_explanation: bool = True) -> list
     encoded = [MANIFEST.features.encode(record) for record in records]
     output = tiny_output(**MANIFEST.features.stack([record.arrays for record in encoded]))
     ids = [record.get("id") for record in records]
-    return Answers.of(output, MANIFEST).predictions(encoded, ids, with_explanation=with_explanation)
+    return Explained.of(output, MANIFEST).answers().predictions(encoded, ids, with_explanation=with_explanation)
 
 
 def test_the_example_is_told_as_computed_by_hand() -> None:
@@ -83,6 +83,24 @@ def test_an_explanation_can_be_left_out() -> None:
     assert short == whole
 
 
+def test_answers_in_arrays_hold_the_same_arrays_and_no_lists() -> None:
+    """What is not wanted in full has nothing that is told one by one, whole, in parts and joined; its arrays are the same."""
+    explained = Explained.of(tiny_output(np.float32([[4, 140], [1, 140]]), np.float32([[70, 1], [60, 0]])), MANIFEST)
+    full, arrays = explained.answers(), explained.answers(in_full=False)
+    parts = Answers.join([arrays.rows(slice(0, 1)), arrays.rows(slice(1, 2))])
+    assert (len(full), len(arrays), len(parts)) == (2, 2, 2)
+    assert list(arrays.records) == list(parts.records) == [None, None]
+    assert None not in full.records
+    for found in (arrays, parts):
+        np.testing.assert_array_equal(found.contribution, full.contribution)
+        np.testing.assert_array_equal(found.share, full.share)
+        np.testing.assert_array_equal(found.label, full.label)
+        for array, expected in zip(found.output.arrays, full.output.arrays, strict=True):
+            np.testing.assert_array_equal(array, expected)
+    with pytest.raises(ValueError, match="zip"):
+        arrays.predictions([MANIFEST.features.encode(tiny_example())] * 2, [None] * 2)
+
+
 def test_answers_are_plain_json() -> None:
     """No numpy number and no NaN is left in an answer."""
     told = predictions(tiny_example(), {"labs": {"crea": 1}})
@@ -118,7 +136,7 @@ def test_other_tasks_state_the_predicted_label(task: TaskInfo, logits: list[floa
     logits_BC = np.float32([logits])
     experts_BEC = np.repeat(logits_BC[:, None], len(EXPERTS), axis=1)
     output = Output(calibrate(logits_BC, task, calibration), logits_BC, np.float32([WEIGHTS]), experts_BEC)
-    (told,) = Answers.of(output, manifest).predictions([manifest.features.encode(tiny_example())], [None])
+    (told,) = Explained.of(output, manifest).answers().predictions([manifest.features.encode(tiny_example())], [None])
     assert expected == {key: told[key] for key in expected}
     assert [expert["probability"] for expert in told["explanation"]["experts"]] == [told["probability"]] * len(EXPERTS)
 

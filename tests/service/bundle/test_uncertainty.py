@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.bundle.answers import Answers
+from service.bundle.answers import Explained
 from service.bundle.explanation import Explanation, decide
 from service.bundle.manifest import FileInfo, Manifest, TaskInfo, UncertaintyInfo
 from service.bundle.output import Output
@@ -31,7 +31,7 @@ def explained(prediction: np.ndarray[Any, Any], task: TaskInfo, contribution: An
     contribution_BE = np.broadcast_to(np.asarray(contribution, np.float32), (len(prediction), np.shape(contribution)[1]))
     nothing = np.zeros_like(contribution_BE)
     label = decide(prediction, task)
-    return Explanation(label, nothing, contribution_BE, nothing, label, label, prediction[:, None])
+    return Explanation(task, MANIFEST.calibration, prediction[:, None], label, nothing, contribution_BE, nothing)
 
 
 def told(prediction: list[float], task: TaskInfo, known: UncertaintyInfo, contribution: Any = ((1.0, 1.0),)) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def answers(manifest: Manifest, *, with_explanation: bool = True) -> dict[str, A
     """The tiny model's answer to its example: risk 0.512497, contributions 0.8, 0.6, 0.6, 0.1 towards dead."""
     encoded = [manifest.features.encode(tiny_example())]
     output = tiny_output(**manifest.features.stack([encoded[0].arrays]))
-    (answer,) = Answers.of(output, manifest).predictions(encoded, ["a"], with_explanation=with_explanation)
+    (answer,) = Explained.of(output, manifest).answers().predictions(encoded, ["a"], with_explanation=with_explanation)
     return answer
 
 
@@ -199,7 +199,7 @@ def test_a_single_network_has_its_cautions_too() -> None:
     manifest = MANIFEST.model_copy(update={"experts": experts, "uncertainty": known})
     logits = np.float32([[0.0, 1.0]])
     output = Output(np.float32([[0.4, 0.6]]), logits, np.float32([[1.0]]), logits[:, None])
-    (answer,) = Answers.of(output, manifest).predictions([manifest.features.encode(tiny_example())], [None])
+    (answer,) = Explained.of(output, manifest).answers().predictions([manifest.features.encode(tiny_example())], [None])
     assert "without experts to compare. Caution: the model does not commit itself" in answer["explanation"]["summary"]
     assert (answer["uncertainty"]["disagreement"], answer["uncertainty"]["experts_disagree"]) == (None, None)
 
