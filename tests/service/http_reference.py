@@ -44,7 +44,8 @@ _OF_A_PATH = {"{request_id}": _ID, "{version}": "1.0.0"}
 _STATIC = "page.css"
 _DEPTHS = {"/docs.json": 1, "/model": 1, "/model-card": 1, "/explanations": 2}  # of long answers
 _DEPTH, _ITEMS, _WIDTH = 4, 2, 120
-_DIGITS = 3  # the last bits of a risk depend on how its batch was run: 51.24985 % was 51.2498 in one run and 51.2499 in another
+_DIGITS = 3  # of numbers below 1, else one less: the last bits of a risk depend on how its batch was run, and a patient born so
+# many years ago today is some hours older in the evening (51.250 % became 51.251)
 
 
 class Reference:
@@ -131,7 +132,7 @@ def _shortened(value: Any, depth: int) -> Any:
         case str() if len(value) > _WIDTH:
             return value[:_WIDTH] + " ..."
         case float():
-            return round(value, _DIGITS)
+            return round(value, _DIGITS if abs(value) < 1 else _DIGITS - 1)
     return value
 
 
