@@ -5,11 +5,13 @@ Where the disk is full, a write to such a page is not an error but a signal, SIG
 its blocks before it is mapped, with room for all series that the service can have.
 """
 
+import functools
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -24,6 +26,7 @@ def begin_files(kinds: Iterable[str]) -> None:
     no room, which at the start is better told than later.
     """
     if folder := os.environ.get(MULTIPROCESS_DIR):
+        _remember_process()
         _forget_dead_processes(Path(folder))
         rooms = {kind: _ROOM.get(kind, _ROOM_OF_OTHERS) for kind in kinds}
         try:
@@ -32,6 +35,28 @@ def begin_files(kinds: Iterable[str]) -> None:
         except OSError as error:
             needed = f"the metrics of a serving process need {sum(rooms.values()):,} bytes here"
             raise OSError(error.errno, f"{error.strerror}: {needed}", folder) from None
+
+
+@functools.cache
+def _remember_process() -> None:
+    """Keep the process's id: prometheus_client asks the system for it with every number that it counts, some ten in a request.
+
+    Once a process, since another class of values would open the same files a second time.
+    """
+    if values.ValueClass is not values.MutexValue:
+        values.ValueClass = values.MultiProcessValue(_ThisProcess().id)  # type: ignore[no-untyped-call]
+
+
+class _ThisProcess:
+    def __init__(self) -> None:
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._id = os.getpid()
+
+    def id(self) -> int:
+        return self._id
 
 
 def _reserve(path: Path, room: int) -> None:

@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.app import build_app
+from service.api.joined_writes import join_writes
 from service.api.logs import configure_server_logs
 from service.api.middleware import RequestMiddleware
 from service.api.runtime import Runtime
@@ -77,6 +78,7 @@ def _is_idle(layer: Middleware) -> bool:
 
 class _Service(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML's decorator hides its class's type
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        join_writes()
         return RequestMiddleware(AheadOfBentoML(_app, super().to_asgi(is_main)), runtime_of=_runtime)
 
 

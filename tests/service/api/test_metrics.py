@@ -226,6 +226,35 @@ def test_files_have_their_blocks_before_they_are_written(tmp_path: Path) -> None
     assert text.count("i2moe_request_duration_seconds_count{") == 14 * 21
 
 
+COUNTING = """
+import os
+from service.api.metrics import Metrics
+asked, system = [], os.getpid
+metrics = Metrics()
+os.getpid = lambda: asked.append(1) or system()
+metrics.samples.labels("ok").inc()
+metrics.samples.labels("ok").inc()
+metrics.queue.observe(0.1)
+print(len(asked))
+if child := os.fork():
+    os.waitpid(child, 0)
+    print(metrics.render().decode())
+else:
+    metrics.samples.labels("ok").inc(5)
+    os._exit(0)
+"""
+
+
+def test_counting_does_not_ask_the_system_for_the_process(tmp_path: Path) -> None:
+    """Each number that is counted would be a call of the system; a process that forks off counts in files of its own."""
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", COUNTING], env=environment, check=True, capture_output=True, text=True)
+    num_asked, _, text = done.stdout.partition("\n")
+    assert num_asked == "0"
+    assert 'i2moe_samples_total{outcome="ok"} 7.0' in text
+    assert len(list(tmp_path.glob("counter_*.db"))) == 2
+
+
 def test_the_reference_is_told_in_the_bins_of_what_is_served(tmp_path: Path) -> None:
     """Shares of held-out rows by tenth, for risk and for every expert: drift is then a matter of a query."""
     counts = [0.0] * 20

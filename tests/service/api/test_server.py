@@ -47,6 +47,18 @@ def test_health_and_documents_are_served(server: Server) -> None:
     assert server.get("/").headers["content-type"] == "text/html; charset=utf-8"
 
 
+def test_an_answer_arrives_whole(server: Server) -> None:
+    """The first read of a client has head and body, for good and for bad requests."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        for request in (b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n", b"GET /nowhere HTTP/1.1\r\nHost: t\r\n\r\n") * 20:
+            connection.sendall(request)
+            head, found, body = connection.recv(65536).partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert found
+            assert len(body) == length > 0
+
+
 def test_a_client_of_the_open_inference_protocol_is_served(server: Server) -> None:
     """Triton's own client: metadata, and inference in bytes both ways."""
     client = InferenceServerClient(server.url.removeprefix("http://"))
