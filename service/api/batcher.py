@@ -1,9 +1,10 @@
 """Many small requests, one pass through the graph: a bounded in-process micro-batcher.
 
-One consumer task takes whole requests from the queue, up to `max_batch_size` samples, and runs them in one thread.
-Nothing waits while nothing runs: a lone request is dispatched at once, and what arrives while a batch runs forms the
-next one. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails,
-its requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
+Whole requests are taken from the queue, up to `max_batch_size` samples, and run in one thread. Nothing waits while nothing
+runs: a lone request is dispatched at once, and what arrives while a batch runs forms the next one, which is begun before
+anybody is told of the last. A full batch, which nothing could join, is given to the thread ahead, so that it never waits for
+the event loop. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails, its
+requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
 
 Knows arrays and rows of answers; nothing of HTTP, models or metrics.
 """
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
@@ -132,6 +134,14 @@ class _Ran(NamedTuple, Generic[R]):
     result: R | Exception
 
 
+class _Done(NamedTuple, Generic[R]):
+    """A batch that was run."""
+
+    ran: list[_Ran[R]]
+    started: float
+    inference_s: float
+
+
 class Batcher(Generic[R]):
     """Runs requests in batches. Make, use and close it inside one event loop."""
 
@@ -150,11 +160,13 @@ class Batcher(Generic[R]):
         self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
         self._jobs: deque[_Job[R]] = deque()
         self._depth = 0
-        self._changed = asyncio.Event()
+        self._num_begun = 0  # batches that the thread has, the one it runs included
+        self._waking: asyncio.TimerHandle | None = None
+        self._finished = asyncio.Event()
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        # In a context of its own, or its log lines would be those of the request that had it made.
-        self._consumer = asyncio.create_task(self._consume(), name="batcher", context=Context())
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()  # its own, or its log lines would be those of some request
 
     @property
     def depth(self) -> int:
@@ -178,15 +190,17 @@ class Batcher(Generic[R]):
 
         Raises `QueueFullError` and `BatcherClosedError` at once. Who is cancelled leaves the queue. `has_left` is asked,
         in the event loop, before samples go into a batch: where it is true they do not, and `CallerLeftError` is raised.
+        What fills a batch goes into one while the batch before runs, and waits no more.
         """
         if self._closed:
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future(), in_full, has_left)
+        job: _Job[R] = _Job(arrays, size, self._loop.create_future(), in_full, has_left)
         self._jobs.append(job)
         self._count_waiting(size)
-        self._changed.set()
+        if self._may_begin:
+            self._loop.call_soon(self._begin, context=self._context)  # with what else arrives in this turn of the loop
         try:
             return await job.done
         finally:
@@ -206,41 +220,39 @@ class Batcher(Generic[R]):
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted, then stop."""
         self._closed = True
-        self._changed.set()
-        await self._consumer
+        self._context.run(self._begin)
+        while self._num_begun:
+            self._finished.clear()
+            await self._finished.wait()
         self._thread.shutdown()
 
-    async def _consume(self) -> None:
-        while await self._wait_for_jobs():
-            parts = self._take()
-            if not parts:  # every waiter has left
-                continue
-            try:
-                await self._dispatch(parts)
-            except Exception as error:
-                logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
-                self._fail(parts, error)
+    @property
+    def _fills_a_batch(self) -> bool:
+        return self._depth >= self._max_batch_size
 
-    async def _wait_for_jobs(self) -> bool:
-        """True once something waits (and has had its time to find company); False when closed and empty."""
-        while not self._jobs:
-            if self._closed:
-                return False
-            self._changed.clear()
-            await self._changed.wait()
-        await self._gather()
-        return True
+    @property
+    def _may_begin(self) -> bool:
+        """Whether the thread has nothing to do, or has one batch and what waits would fill another."""
+        return self._num_begun < (2 if self._fills_a_batch else 1)
 
-    async def _gather(self) -> None:
-        while self._jobs and self._depth < self._max_batch_size and not self._closed:
-            left_s = self._jobs[0].arrived + self._max_wait_s - time.perf_counter()
-            if left_s <= 0:
-                return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left_s)
-            except TimeoutError:
-                return
+    def _begin(self) -> None:
+        """Give the thread the batches that it may have."""
+        while self._jobs and self._may_begin and self._has_had_its_time():
+            if parts := self._take():  # else every waiter has left
+                self._dispatch(parts)
+
+    def _has_had_its_time(self) -> bool:
+        """Whether what waits has waited long enough for company; if not, `_begin` is called again when it has."""
+        left_s = self._jobs[0].arrived + self._max_wait_s - time.perf_counter()
+        if left_s <= 0 or self._fills_a_batch or self._closed:
+            return True
+        if self._waking is None:
+            self._waking = self._loop.call_later(left_s, self._wake, context=self._context)
+        return False
+
+    def _wake(self) -> None:
+        self._waking = None
+        self._begin()
 
     def _take(self) -> list[_Part[R]]:
         """The head of the queue as one batch: whole requests, or a slice of the first if it alone is too large."""
@@ -268,15 +280,32 @@ class Batcher(Generic[R]):
         if not job.done.done():
             job.done.set_exception(CallerLeftError("the caller left before its samples were run"))
 
-    async def _dispatch(self, parts: list[_Part[R]]) -> None:
+    def _dispatch(self, parts: list[_Part[R]]) -> None:
+        try:
+            running = self._loop.run_in_executor(self._thread, self._timed, parts)
+        except Exception as error:  # the machine has no thread left
+            logger.error("a batch could not be run: %s", places(error))  # noqa: TRY400 - never the text
+            self._fail(parts, error)
+            return
+        self._num_begun += 1
+        running.add_done_callback(partial(self._finish, parts), context=self._context)
+
+    def _finish(self, parts: list[_Part[R]], running: asyncio.Future[_Done[R]]) -> None:
+        """Begin the next batch, then tell those who wait for this one."""
+        self._num_begun -= 1
+        self._begin()
+        try:
+            done = running.result()
+            self._hand_out(parts, done)
+            self._on_batch(Batch(sum(part.size for part in parts), done.inference_s))
+        except Exception as error:
+            logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
+            self._fail(parts, error)
+        self._finished.set()
+
+    def _timed(self, parts: list[_Part[R]]) -> _Done[R]:
         started = time.perf_counter()
-        for part in parts:
-            if part.start == 0:
-                part.job.queue_s = started - part.job.arrived
-        ran = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, parts)
-        batch = Batch(sum(part.size for part in parts), time.perf_counter() - started)
-        self._hand_out(parts, ran, batch)
-        self._on_batch(batch)
+        return _Done(self._compute(parts), started, time.perf_counter() - started)
 
     def _compute(self, parts: list[_Part[R]]) -> list[_Ran[R]]:
         """Run in the thread: all together, and only if that fails in ever smaller pieces."""
@@ -308,16 +337,19 @@ class Batcher(Generic[R]):
             raise RuntimeError(f"expected {expected} rows from the model, found {found}")
         return output
 
-    def _hand_out(self, parts: list[_Part[R]], ran: list[_Ran[R]], batch: Batch) -> None:
-        for part, result in ran:
+    def _hand_out(self, parts: list[_Part[R]], done: _Done[R]) -> None:
+        num_samples = sum(part.size for part in parts)
+        for part, result in done.ran:
             if isinstance(result, Exception):
                 part.job.failures[part.start] = result
             else:
                 part.job.outputs.append(result)
         for part in parts:
             job = part.job
-            job.inference_s += batch.inference_s
-            job.batch_size = max(job.batch_size, batch.num_samples)
+            if part.start == 0:
+                job.queue_s = done.started - job.arrived
+            job.inference_s += done.inference_s
+            job.batch_size = max(job.batch_size, num_samples)
             if part.stop == job.size and not job.done.done():
                 job.done.set_result(job.scored())
 
