@@ -13,46 +13,19 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.batches import Done, Job, Part, R, Run, Scored, run_batch
 from service.api.logs import places
 
 logger = logging.getLogger("i2moe.batcher")
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-class Rows(Protocol):
-    """What the model answers for several samples: can be taken apart and put together again."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def rows(self, rows: slice, /) -> Self:
-        """The answers for some of them."""
-
-    @classmethod
-    def join(cls, parts: Sequence[Self], /) -> Self:
-        """The answers of several batches as one."""
-
-
-R = TypeVar("R", bound=Rows)
-R_co = TypeVar("R_co", bound=Rows, covariant=True)
-
-
-class Run(Protocol[R_co]):
-    """The model, called in one thread and never twice at a time."""
-
-    def __call__(self, arrays: Arrays, /, *, in_full: bool) -> R_co:
-        """The answers for a batch, one row for each sample; arrays alone unless a request in it wants its own `in_full`."""
 
 
 class QueueFullError(RuntimeError):
@@ -74,74 +47,6 @@ class Batch(NamedTuple):
     inference_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Scored(Generic[R]):
-    """What became of one request."""
-
-    output: R | None  # the rows that were answered, in order; None when there are none
-    failures: dict[int, Exception]  # by position in the request
-    queue_s: float  # from arrival to the start of its first batch
-    inference_s: float  # in all its batches
-    batch_size: int  # samples in the largest of them, its neighbours included
-
-
-@dataclass(slots=True, eq=False)
-class _Job(Generic[R]):
-    arrays: Mapping[str, NDArray[np.float32]]
-    size: int
-    done: asyncio.Future[Scored[R]]
-    in_full: bool
-    has_left: Callable[[], bool]
-    arrived: float = field(default_factory=time.perf_counter)
-    taken: int = 0  # samples given to a batch so far
-    queue_s: float = 0.0
-    inference_s: float = 0.0
-    batch_size: int = 0
-    outputs: list[R] = field(default_factory=list)
-    failures: dict[int, Exception] = field(default_factory=dict)
-
-    def scored(self) -> Scored[R]:
-        output = self._joined() if self.outputs else None
-        return Scored(output, self.failures, self.queue_s, self.inference_s, self.batch_size)
-
-    def _joined(self) -> R:
-        first = self.outputs[0]
-        return first if len(self.outputs) == 1 else first.join(self.outputs)
-
-
-class _Part(NamedTuple, Generic[R]):
-    """The samples of one job that go into one batch."""
-
-    job: _Job[R]
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-    def arrays(self) -> Arrays:
-        return {name: rows[self.start : self.stop] for name, rows in self.job.arrays.items()}
-
-    def single(self) -> "list[_Part[R]]":
-        return [_Part(self.job, position, position + 1) for position in range(self.start, self.stop)]
-
-
-class _Ran(NamedTuple, Generic[R]):
-    """A part that was run on its own or with others: its rows, or why there are none."""
-
-    part: _Part[R]
-    result: R | Exception
-
-
-class _Done(NamedTuple, Generic[R]):
-    """A batch that was run."""
-
-    ran: list[_Ran[R]]
-    started: float
-    inference_s: float
-
-
 class Batcher(Generic[R]):
     """Runs requests in batches. Make, use and close it inside one event loop."""
 
@@ -158,7 +63,7 @@ class Batcher(Generic[R]):
         """In the event loop, `on_batch` is called after each batch and `on_depth` whenever another number of samples waits."""
         self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
         self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
-        self._jobs: deque[_Job[R]] = deque()
+        self._jobs: deque[Job[R]] = deque()
         self._depth = 0
         self._num_begun = 0  # batches that the thread has, the one it runs included
         self._waking: asyncio.TimerHandle | None = None
@@ -196,7 +101,7 @@ class Batcher(Generic[R]):
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job: _Job[R] = _Job(arrays, size, self._loop.create_future(), in_full, has_left)
+        job: Job[R] = Job(arrays, size, self._loop.create_future(), in_full, has_left)
         self._jobs.append(job)
         self._count_waiting(size)
         if self._may_begin:
@@ -206,7 +111,7 @@ class Batcher(Generic[R]):
         finally:
             self._leave(job)
 
-    def _leave(self, job: _Job[R]) -> None:
+    def _leave(self, job: Job[R]) -> None:
         """Take what is left of a job out of the queue."""
         if job.taken < job.size:
             self._jobs.remove(job)
@@ -254,9 +159,9 @@ class Batcher(Generic[R]):
         self._waking = None
         self._begin()
 
-    def _take(self) -> list[_Part[R]]:
+    def _take(self) -> list[Part[R]]:
         """The head of the queue as one batch: whole requests, or a slice of the first if it alone is too large."""
-        parts: list[_Part[R]] = []
+        parts: list[Part[R]] = []
         room = self._max_batch_size
         while self._jobs and room:
             job = self._jobs[0]
@@ -267,7 +172,7 @@ class Batcher(Generic[R]):
             if left > room and parts and left <= self._max_batch_size:
                 break
             size = min(left, room)
-            parts.append(_Part(job, job.taken, job.taken + size))
+            parts.append(Part(job, job.taken, job.taken + size))
             job.taken += size
             room -= size
             if job.taken == job.size:
@@ -275,14 +180,14 @@ class Batcher(Generic[R]):
         self._count_waiting(room - self._max_batch_size)
         return parts
 
-    def _drop(self, job: _Job[R]) -> None:
+    def _drop(self, job: Job[R]) -> None:
         self._leave(job)
         if not job.done.done():
             job.done.set_exception(CallerLeftError("the caller left before its samples were run"))
 
-    def _dispatch(self, parts: list[_Part[R]]) -> None:
+    def _dispatch(self, parts: list[Part[R]]) -> None:
         try:
-            running = self._loop.run_in_executor(self._thread, self._timed, parts)
+            running = self._loop.run_in_executor(self._thread, run_batch, self._run, parts)
         except Exception as error:  # the machine has no thread left
             logger.error("a batch could not be run: %s", places(error))  # noqa: TRY400 - never the text
             self._fail(parts, error)
@@ -290,7 +195,7 @@ class Batcher(Generic[R]):
         self._num_begun += 1
         running.add_done_callback(partial(self._finish, parts), context=self._context)
 
-    def _finish(self, parts: list[_Part[R]], running: asyncio.Future[_Done[R]]) -> None:
+    def _finish(self, parts: list[Part[R]], running: asyncio.Future[Done[R]]) -> None:
         """Begin the next batch, then tell those who wait for this one."""
         self._num_begun -= 1
         self._begin()
@@ -303,41 +208,7 @@ class Batcher(Generic[R]):
             self._fail(parts, error)
         self._finished.set()
 
-    def _timed(self, parts: list[_Part[R]]) -> _Done[R]:
-        started = time.perf_counter()
-        return _Done(self._compute(parts), started, time.perf_counter() - started)
-
-    def _compute(self, parts: list[_Part[R]]) -> list[_Ran[R]]:
-        """Run in the thread: all together, and only if that fails in ever smaller pieces."""
-        try:
-            output = self._run_together(parts)
-        except Exception as error:  # whatever the model does, the next batch must run
-            return self._compute_apart(parts, error)
-        ran: list[_Ran[R]] = []
-        start = 0
-        for part in parts:
-            ran.append(_Ran(part, output.rows(slice(start, start + part.size))))
-            start += part.size
-        return ran
-
-    def _compute_apart(self, parts: list[_Part[R]], error: Exception) -> list[_Ran[R]]:
-        smaller = parts if len(parts) > 1 else parts[0].single()
-        num_samples = sum(part.size for part in parts)
-        logger.warning("inference failed for %d samples together: %s", num_samples, type(error).__name__)
-        if num_samples == 1:
-            return [_Ran(parts[0], error)]
-        return [ran for part in smaller for ran in self._compute([part])]
-
-    def _run_together(self, parts: list[_Part[R]]) -> R:
-        pieces = [part.arrays() for part in parts]
-        arrays = pieces[0] if len(pieces) == 1 else {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-        output = self._run(arrays, in_full=any(part.job.in_full for part in parts))
-        expected, found = sum(part.size for part in parts), len(output)
-        if found != expected:
-            raise RuntimeError(f"expected {expected} rows from the model, found {found}")
-        return output
-
-    def _hand_out(self, parts: list[_Part[R]], done: _Done[R]) -> None:
+    def _hand_out(self, parts: list[Part[R]], done: Done[R]) -> None:
         num_samples = sum(part.size for part in parts)
         for part, result in done.ran:
             if isinstance(result, Exception):
@@ -353,7 +224,7 @@ class Batcher(Generic[R]):
             if part.stop == job.size and not job.done.done():
                 job.done.set_result(job.scored())
 
-    def _fail(self, parts: list[_Part[R]], error: Exception) -> None:
+    def _fail(self, parts: list[Part[R]], error: Exception) -> None:
         for part in parts:
             if not part.job.done.done():
                 part.job.done.set_exception(error)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError, Scored
+from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError
+from service.api.batches import Scored
 from tests.service.api.fake_model import FAILS, FakeModel, column
 
 Scenario = Callable[[Batcher, FakeModel], Awaitable[None]]
