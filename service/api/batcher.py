@@ -1,9 +1,10 @@
 """Many small requests, one pass through the graph: a bounded in-process micro-batcher.
 
-One consumer task takes whole requests from the queue, up to `max_batch_size` samples, and runs them in one thread.
-Nothing waits while nothing runs: a lone request is dispatched at once, and what arrives while a batch runs forms the
-next one. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails,
-its requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
+Whole requests are taken from the queue, up to `max_batch_size` samples, and run in one thread. Nothing waits while nothing
+runs: a lone request is dispatched at once, and what arrives while a batch runs forms the next one, which is begun before
+anybody is told of the last. A full batch, which nothing could join, is given to the thread ahead, so that it never waits for
+the event loop. Samples are counted, not requests; a request larger than a batch is split and rejoined. When a batch fails, its
+requests are run one by one, and the samples of a failing request one by one, so a sample never fails its neighbours.
 
 Knows arrays and rows of answers; nothing of HTTP, models or metrics.
 """
@@ -12,45 +13,19 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, Self, TypeVar
+from functools import partial
+from typing import Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.batches import Done, Job, Part, R, Run, Scored, run_batch
 from service.api.logs import places
 
 logger = logging.getLogger("i2moe.batcher")
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-class Rows(Protocol):
-    """What the model answers for several samples: can be taken apart and put together again."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def rows(self, rows: slice, /) -> Self:
-        """The answers for some of them."""
-
-    @classmethod
-    def join(cls, parts: Sequence[Self], /) -> Self:
-        """The answers of several batches as one."""
-
-
-R = TypeVar("R", bound=Rows)
-R_co = TypeVar("R_co", bound=Rows, covariant=True)
-
-
-class Run(Protocol[R_co]):
-    """The model, called in one thread and never twice at a time."""
-
-    def __call__(self, arrays: Arrays, /, *, in_full: bool) -> R_co:
-        """The answers for a batch, one row for each sample; arrays alone unless a request in it wants its own `in_full`."""
 
 
 class QueueFullError(RuntimeError):
@@ -72,66 +47,6 @@ class Batch(NamedTuple):
     inference_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Scored(Generic[R]):
-    """What became of one request."""
-
-    output: R | None  # the rows that were answered, in order; None when there are none
-    failures: dict[int, Exception]  # by position in the request
-    queue_s: float  # from arrival to the start of its first batch
-    inference_s: float  # in all its batches
-    batch_size: int  # samples in the largest of them, its neighbours included
-
-
-@dataclass(slots=True, eq=False)
-class _Job(Generic[R]):
-    arrays: Mapping[str, NDArray[np.float32]]
-    size: int
-    done: asyncio.Future[Scored[R]]
-    in_full: bool
-    has_left: Callable[[], bool]
-    arrived: float = field(default_factory=time.perf_counter)
-    taken: int = 0  # samples given to a batch so far
-    queue_s: float = 0.0
-    inference_s: float = 0.0
-    batch_size: int = 0
-    outputs: list[R] = field(default_factory=list)
-    failures: dict[int, Exception] = field(default_factory=dict)
-
-    def scored(self) -> Scored[R]:
-        output = self._joined() if self.outputs else None
-        return Scored(output, self.failures, self.queue_s, self.inference_s, self.batch_size)
-
-    def _joined(self) -> R:
-        first = self.outputs[0]
-        return first if len(self.outputs) == 1 else first.join(self.outputs)
-
-
-class _Part(NamedTuple, Generic[R]):
-    """The samples of one job that go into one batch."""
-
-    job: _Job[R]
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-    def arrays(self) -> Arrays:
-        return {name: rows[self.start : self.stop] for name, rows in self.job.arrays.items()}
-
-    def single(self) -> "list[_Part[R]]":
-        return [_Part(self.job, position, position + 1) for position in range(self.start, self.stop)]
-
-
-class _Ran(NamedTuple, Generic[R]):
-    """A part that was run on its own or with others: its rows, or why there are none."""
-
-    part: _Part[R]
-    result: R | Exception
-
-
 class Batcher(Generic[R]):
     """Runs requests in batches. Make, use and close it inside one event loop."""
 
@@ -148,13 +63,15 @@ class Batcher(Generic[R]):
         """In the event loop, `on_batch` is called after each batch and `on_depth` whenever another number of samples waits."""
         self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
         self._max_batch_size, self._queue_max, self._max_wait_s = max_batch_size, queue_max, max_wait_s
-        self._jobs: deque[_Job[R]] = deque()
+        self._jobs: deque[Job[R]] = deque()
         self._depth = 0
-        self._changed = asyncio.Event()
+        self._num_begun = 0  # batches that the thread has, the one it runs included
+        self._waking: asyncio.TimerHandle | None = None
+        self._finished = asyncio.Event()
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        # In a context of its own, or its log lines would be those of the request that had it made.
-        self._consumer = asyncio.create_task(self._consume(), name="batcher", context=Context())
+        self._loop = asyncio.get_running_loop()
+        self._context = Context()  # its own, or its log lines would be those of some request
 
     @property
     def depth(self) -> int:
@@ -178,21 +95,23 @@ class Batcher(Generic[R]):
 
         Raises `QueueFullError` and `BatcherClosedError` at once. Who is cancelled leaves the queue. `has_left` is asked,
         in the event loop, before samples go into a batch: where it is true they do not, and `CallerLeftError` is raised.
+        What fills a batch goes into one while the batch before runs, and waits no more.
         """
         if self._closed:
             raise BatcherClosedError("the batcher is closed")
         if self._depth + size > self._queue_max:
             raise QueueFullError(f"{self._depth} samples are waiting, {size} more would exceed {self._queue_max}")
-        job: _Job[R] = _Job(arrays, size, asyncio.get_running_loop().create_future(), in_full, has_left)
+        job: Job[R] = Job(arrays, size, self._loop.create_future(), in_full, has_left)
         self._jobs.append(job)
         self._count_waiting(size)
-        self._changed.set()
+        if self._may_begin:
+            self._loop.call_soon(self._begin, context=self._context)  # with what else arrives in this turn of the loop
         try:
             return await job.done
         finally:
             self._leave(job)
 
-    def _leave(self, job: _Job[R]) -> None:
+    def _leave(self, job: Job[R]) -> None:
         """Take what is left of a job out of the queue."""
         if job.taken < job.size:
             self._jobs.remove(job)
@@ -206,45 +125,43 @@ class Batcher(Generic[R]):
     async def close(self) -> None:
         """Take nothing new, answer everything that was accepted, then stop."""
         self._closed = True
-        self._changed.set()
-        await self._consumer
+        self._context.run(self._begin)
+        while self._num_begun:
+            self._finished.clear()
+            await self._finished.wait()
         self._thread.shutdown()
 
-    async def _consume(self) -> None:
-        while await self._wait_for_jobs():
-            parts = self._take()
-            if not parts:  # every waiter has left
-                continue
-            try:
-                await self._dispatch(parts)
-            except Exception as error:
-                logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
-                self._fail(parts, error)
+    @property
+    def _fills_a_batch(self) -> bool:
+        return self._depth >= self._max_batch_size
 
-    async def _wait_for_jobs(self) -> bool:
-        """True once something waits (and has had its time to find company); False when closed and empty."""
-        while not self._jobs:
-            if self._closed:
-                return False
-            self._changed.clear()
-            await self._changed.wait()
-        await self._gather()
-        return True
+    @property
+    def _may_begin(self) -> bool:
+        """Whether the thread has nothing to do, or has one batch and what waits would fill another."""
+        return self._num_begun < (2 if self._fills_a_batch else 1)
 
-    async def _gather(self) -> None:
-        while self._jobs and self._depth < self._max_batch_size and not self._closed:
-            left_s = self._jobs[0].arrived + self._max_wait_s - time.perf_counter()
-            if left_s <= 0:
-                return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), left_s)
-            except TimeoutError:
-                return
+    def _begin(self) -> None:
+        """Give the thread the batches that it may have."""
+        while self._jobs and self._may_begin and self._has_had_its_time():
+            if parts := self._take():  # else every waiter has left
+                self._dispatch(parts)
 
-    def _take(self) -> list[_Part[R]]:
+    def _has_had_its_time(self) -> bool:
+        """Whether what waits has waited long enough for company; if not, `_begin` is called again when it has."""
+        left_s = self._jobs[0].arrived + self._max_wait_s - time.perf_counter()
+        if left_s <= 0 or self._fills_a_batch or self._closed:
+            return True
+        if self._waking is None:
+            self._waking = self._loop.call_later(left_s, self._wake, context=self._context)
+        return False
+
+    def _wake(self) -> None:
+        self._waking = None
+        self._begin()
+
+    def _take(self) -> list[Part[R]]:
         """The head of the queue as one batch: whole requests, or a slice of the first if it alone is too large."""
-        parts: list[_Part[R]] = []
+        parts: list[Part[R]] = []
         room = self._max_batch_size
         while self._jobs and room:
             job = self._jobs[0]
@@ -255,7 +172,7 @@ class Batcher(Generic[R]):
             if left > room and parts and left <= self._max_batch_size:
                 break
             size = min(left, room)
-            parts.append(_Part(job, job.taken, job.taken + size))
+            parts.append(Part(job, job.taken, job.taken + size))
             job.taken += size
             room -= size
             if job.taken == job.size:
@@ -263,65 +180,51 @@ class Batcher(Generic[R]):
         self._count_waiting(room - self._max_batch_size)
         return parts
 
-    def _drop(self, job: _Job[R]) -> None:
+    def _drop(self, job: Job[R]) -> None:
         self._leave(job)
         if not job.done.done():
             job.done.set_exception(CallerLeftError("the caller left before its samples were run"))
 
-    async def _dispatch(self, parts: list[_Part[R]]) -> None:
-        started = time.perf_counter()
-        for part in parts:
-            if part.start == 0:
-                part.job.queue_s = started - part.job.arrived
-        ran = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, parts)
-        batch = Batch(sum(part.size for part in parts), time.perf_counter() - started)
-        self._hand_out(parts, ran, batch)
-        self._on_batch(batch)
-
-    def _compute(self, parts: list[_Part[R]]) -> list[_Ran[R]]:
-        """Run in the thread: all together, and only if that fails in ever smaller pieces."""
+    def _dispatch(self, parts: list[Part[R]]) -> None:
         try:
-            output = self._run_together(parts)
-        except Exception as error:  # whatever the model does, the next batch must run
-            return self._compute_apart(parts, error)
-        ran: list[_Ran[R]] = []
-        start = 0
-        for part in parts:
-            ran.append(_Ran(part, output.rows(slice(start, start + part.size))))
-            start += part.size
-        return ran
+            running = self._loop.run_in_executor(self._thread, run_batch, self._run, parts)
+        except Exception as error:  # the machine has no thread left
+            logger.error("a batch could not be run: %s", places(error))  # noqa: TRY400 - never the text
+            self._fail(parts, error)
+            return
+        self._num_begun += 1
+        running.add_done_callback(partial(self._finish, parts), context=self._context)
 
-    def _compute_apart(self, parts: list[_Part[R]], error: Exception) -> list[_Ran[R]]:
-        smaller = parts if len(parts) > 1 else parts[0].single()
+    def _finish(self, parts: list[Part[R]], running: asyncio.Future[Done[R]]) -> None:
+        """Begin the next batch, then tell those who wait for this one."""
+        self._num_begun -= 1
+        self._begin()
+        try:
+            done = running.result()
+            self._hand_out(parts, done)
+            self._on_batch(Batch(sum(part.size for part in parts), done.inference_s))
+        except Exception as error:
+            logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
+            self._fail(parts, error)
+        self._finished.set()
+
+    def _hand_out(self, parts: list[Part[R]], done: Done[R]) -> None:
         num_samples = sum(part.size for part in parts)
-        logger.warning("inference failed for %d samples together: %s", num_samples, type(error).__name__)
-        if num_samples == 1:
-            return [_Ran(parts[0], error)]
-        return [ran for part in smaller for ran in self._compute([part])]
-
-    def _run_together(self, parts: list[_Part[R]]) -> R:
-        pieces = [part.arrays() for part in parts]
-        arrays = pieces[0] if len(pieces) == 1 else {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-        output = self._run(arrays, in_full=any(part.job.in_full for part in parts))
-        expected, found = sum(part.size for part in parts), len(output)
-        if found != expected:
-            raise RuntimeError(f"expected {expected} rows from the model, found {found}")
-        return output
-
-    def _hand_out(self, parts: list[_Part[R]], ran: list[_Ran[R]], batch: Batch) -> None:
-        for part, result in ran:
+        for part, result in done.ran:
             if isinstance(result, Exception):
                 part.job.failures[part.start] = result
             else:
                 part.job.outputs.append(result)
         for part in parts:
             job = part.job
-            job.inference_s += batch.inference_s
-            job.batch_size = max(job.batch_size, batch.num_samples)
+            if part.start == 0:
+                job.queue_s = done.started - job.arrived
+            job.inference_s += done.inference_s
+            job.batch_size = max(job.batch_size, num_samples)
             if part.stop == job.size and not job.done.done():
                 job.done.set_result(job.scored())
 
-    def _fail(self, parts: list[_Part[R]], error: Exception) -> None:
+    def _fail(self, parts: list[Part[R]], error: Exception) -> None:
         for part in parts:
             if not part.job.done.done():
                 part.job.done.set_exception(error)

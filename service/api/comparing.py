@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from service.api.batcher import Arrays
+from service.api.batches import Arrays
 from service.api.errors import ApiError
 from service.api.logs import places
 from service.api.requests import RequestReader, Unread

@@ -3,7 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from service.api.batcher import Arrays, Batcher
+from service.api.batcher import Batcher
+from service.api.batches import Arrays
 from service.api.loading import info_of
 from service.api.metrics import Metrics
 from service.api.reading import SlowReading

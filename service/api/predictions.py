@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from service.api.batcher import Scored
+from service.api.batches import Scored
 from service.api.errors import InferenceFailedError, InvalidInputError
 from service.api.metrics import Metrics
 from service.api.middleware import request_info

@@ -10,7 +10,8 @@ from typing import TypeVar
 from prometheus_client import Histogram
 from starlette.requests import Request
 
-from service.api.batcher import Arrays, Batcher, BatcherClosedError, CallerLeftError, QueueFullError, Rows, Scored
+from service.api.batcher import Batcher, BatcherClosedError, CallerLeftError, QueueFullError
+from service.api.batches import Arrays, Rows, Scored
 from service.api.errors import DeadlineError, NotReadyError, OverloadedError
 from service.api.middleware import request_info
 from service.api.runtime import CLOSING, Runtime

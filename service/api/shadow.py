@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.api.background import Item, Worker, beside
-from service.api.batcher import Arrays
+from service.api.batches import Arrays
 from service.api.comparing import ERROR, SKIPPED, Comparing, Offer, Other, Report
 from service.api.loading import Following, info_of, load_model, told
 from service.api.logs import places

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from service.api.batcher import Arrays
+from service.api.batches import Arrays
 from service.bundle.output import Output
 
 FAILS = -1.0  # a sample that fails every batch it is in

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError, Scored
+from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError
+from service.api.batches import Scored
 from tests.service.api.fake_model import FAILS, FakeModel, column
 
 Scenario = Callable[[Batcher, FakeModel], Awaitable[None]]
@@ -105,6 +106,22 @@ def test_samples_are_counted_and_whole_requests_stay_together() -> None:
     assert play(scenario).batches == [[0], [1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_a_full_batch_is_given_to_the_thread_ahead() -> None:
+    """One, while another runs; it runs next, whatever the event loop is doing, and what cannot fill a batch waits."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        tasks = await waiting(batcher, (1, 2), (3, 4), (5, 6, 7, 8), (9,))
+        await asyncio.sleep(0)
+        assert batcher.depth == 5
+        model.started.clear()
+        model.release()
+        assert model.started.wait(10)  # in the event loop, which does nothing else meanwhile
+        await asyncio.gather(first, *tasks)
+
+    assert play(scenario).batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+
 def test_a_request_larger_than_a_batch_is_split_and_rejoined() -> None:
     """Ten samples go through batches of four and come back as ten, and what is left of the last batch is filled."""
 
@@ -141,7 +158,7 @@ def test_a_cancelled_waiter_is_dropped_before_compute() -> None:
 
     async def scenario(batcher: Batcher, model: FakeModel) -> None:
         first = await occupy(batcher, model)
-        kept, dropped, last = await waiting(batcher, (1,), (2, 2), (3,))
+        kept, dropped, last = await waiting(batcher, (1,), (2,), (3,))
         dropped.cancel()
         await asyncio.sleep(0)
         assert batcher.depth == 2
@@ -310,6 +327,24 @@ def test_a_model_that_answers_too_few_rows_fails_the_samples() -> None:
         await batcher.close()
 
     asyncio.run(main())
+
+
+def test_a_batch_for_which_there_is_no_thread_fails_and_the_next_is_run(caplog: pytest.LogCaptureFixture) -> None:
+    """A machine that is out of threads for a moment loses that batch alone."""
+
+    class NoThread:
+        def submit(self, *arguments: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        thread, batcher._thread = batcher._thread, NoThread()
+        with pytest.raises(RuntimeError, match="can't start"):
+            await submit(batcher, 1)
+        batcher._thread = thread
+        assert answered(await submit(batcher, 2)) == [2]
+
+    assert play(scenario).batches == [[2]]
+    assert "a batch could not be run: RuntimeError" in caplog.text
 
 
 def test_close_answers_everything_that_was_accepted() -> None:

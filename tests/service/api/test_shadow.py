@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service.access.keys import new_key
-from service.api.batcher import Arrays
+from service.api.batches import Arrays
 from service.api.comparing import Other
 from service.api.runtime import Runtime
 from service.api.settings import Settings
