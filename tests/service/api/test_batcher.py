@@ -3,9 +3,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError
 from service.api.batches import Scored
@@ -345,6 +348,39 @@ def test_a_batch_for_which_there_is_no_thread_fails_and_the_next_is_run(caplog: 
 
     assert play(scenario).batches == [[2]]
     assert "a batch could not be run: RuntimeError" in caplog.text
+
+
+requests_made = st.tuples(
+    st.lists(st.sampled_from([1.0, 2.0, 3.0, FAILS]), min_size=1, max_size=9),
+    st.sampled_from(["stays", "stays", "leaves", "is cancelled"]),
+    st.integers(0, 3),  # turns of the event loop before the next one
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(requests_made, min_size=1, max_size=25), st.sampled_from([0.0, 0.002]))
+def test_whatever_comes_and_goes_who_stays_is_answered(made: list[tuple[list[float], str, int]], max_wait_s: float) -> None:
+    """Every sample that can be scored, in order; nothing waits in the end, and closing ends."""
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        tasks = []
+        for values, fate, turns in made:
+            left = partial(bool, fate == "leaves")
+            tasks.append(asyncio.create_task(batcher.submit(column(*values), len(values), has_left=left)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if fate == "is cancelled":
+                tasks[-1].cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        for (values, fate, _), scored in zip(made, found, strict=True):
+            if fate == "stays":
+                assert isinstance(scored, Scored)
+                assert list(scored.failures) == [i for i, value in enumerate(values) if value == FAILS]
+                good = [value for value in values if value != FAILS]
+                assert (answered(scored) if good else scored.output) == (good or None)
+        assert batcher.depth == 0
+
+    play(scenario, queue_max=1000, max_wait_s=max_wait_s)
 
 
 def test_close_answers_everything_that_was_accepted() -> None:
