@@ -21,8 +21,6 @@ def make_certificate(folder: Path, *, names: Sequence[str]) -> datetime.datetime
 
     Both can be read by all who can enter the folder above, as the other secrets beside it: the proxy is another user.
     """
-    folder.mkdir()
-    folder.chmod(0o755)  # whatever the umask
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _certificate(key, names)
     private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -30,6 +28,8 @@ def make_certificate(folder: Path, *, names: Sequence[str]) -> datetime.datetime
         KEY: key.private_bytes(serialization.Encoding.PEM, *private),
         CERTIFICATE: certificate.public_bytes(serialization.Encoding.PEM),
     }
+    folder.mkdir()  # now that there is something to put into it
+    folder.chmod(0o755)  # whatever the umask
     for name, content in files.items():
         (folder / name).write_bytes(content)
         (folder / name).chmod(0o444)

@@ -165,7 +165,7 @@ class Batcher(Generic[R]):
         room = self._max_batch_size
         while self._jobs and room:
             job = self._jobs[0]
-            if job.has_left():
+            if self._has_left(job):
                 self._drop(job)
                 continue
             left = job.size - job.taken
@@ -179,6 +179,14 @@ class Batcher(Generic[R]):
                 self._jobs.popleft()
         self._count_waiting(room - self._max_batch_size)
         return parts
+
+    @staticmethod
+    def _has_left(job: Job[R]) -> bool:
+        try:
+            return job.has_left()
+        except Exception as error:
+            logger.error("whether a caller has left is unknown: %s", places(error))  # noqa: TRY400 - never the text
+            return False
 
     def _drop(self, job: Job[R]) -> None:
         self._leave(job)
@@ -198,7 +206,10 @@ class Batcher(Generic[R]):
     def _finish(self, parts: list[Part[R]], running: asyncio.Future[Done[R]]) -> None:
         """Begin the next batch, then tell those who wait for this one."""
         self._num_begun -= 1
-        self._begin()
+        try:
+            self._begin()
+        except Exception as error:  # those whose batch is done get their answers whatever becomes of the next
+            logger.error("a batch could not be begun: %s", places(error))  # noqa: TRY400 - never the text
         try:
             done = running.result()
             self._hand_out(parts, done)
@@ -222,7 +233,15 @@ class Batcher(Generic[R]):
             job.inference_s += done.inference_s
             job.batch_size = max(job.batch_size, num_samples)
             if part.stop == job.size and not job.done.done():
-                job.done.set_result(job.scored())
+                self._tell(job)
+
+    @staticmethod
+    def _tell(job: Job[R]) -> None:
+        try:
+            job.done.set_result(job.scored())
+        except Exception as error:  # its own: its neighbours are told all the same
+            logger.error("an answer could not be put together: %s", places(error))  # noqa: TRY400 - never the text
+            job.done.set_exception(error)
 
     def _fail(self, parts: list[Part[R]], error: Exception) -> None:
         for part in parts:

@@ -5,26 +5,43 @@ Here what is written within one turn of the event loop goes out together, at its
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, cast
 
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+_AT_ONCE_BYTES = 1 << 16  # what is larger is worth packets of its own, and lets the transport say when its client is slow
+
 
 class JoinedWrites:
     """A transport that writes once a turn; in all else the transport given."""
 
-    __slots__ = ("_loop", "_parts", "_transport")
+    __slots__ = ("_loop", "_parts", "_size", "_transport")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._parts: list[bytes] = []
+        self._size = 0
 
     def write(self, data: bytes) -> None:
         """Send `data` with what else is written in this turn."""
         if not self._parts:
             self._loop.call_soon(self._flush)
-        self._parts.append(data)
+        self._parts.append(data if type(data) is bytes else bytes(memoryview(data)))  # others may change within the turn
+        self._size += len(data)
+        if self._size >= _AT_ONCE_BYTES:
+            self._flush()
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        """Send them."""
+        for part in parts:
+            self.write(part)
+
+    def write_eof(self) -> None:
+        """Say that nothing follows, once all is sent."""
+        self._flush()
+        self._transport.write_eof()
 
     def close(self) -> None:
         """Close once all is sent."""
@@ -37,7 +54,7 @@ class JoinedWrites:
         self._transport.set_protocol(protocol)
 
     def _flush(self) -> None:
-        parts, self._parts = self._parts, []
+        parts, self._parts, self._size = self._parts, [], 0
         if parts and not self._transport.is_closing():
             self._transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
 

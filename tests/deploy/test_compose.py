@@ -163,6 +163,13 @@ def test_secrets_and_a_certificate_are_made_where_they_are_not_there_yet(
     assert {path.name for path in (folder / "tls").iterdir()} == {CERTIFICATE, KEY}
 
 
+def test_a_certificate_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    """Or the next attempt would find a folder and take it for done."""
+    with pytest.raises(ValueError, match="DNSName"):
+        make_certificate(tmp_path / "tls", names=["kränkenhaus"])
+    assert not (tmp_path / "tls").exists()
+
+
 def test_the_certificate_is_for_the_names_that_clients_use(tmp_path: Path) -> None:
     """Of this machine alone, for a server and no authority, for a year and not longer than clients take; the key is its own."""
     end = make_certificate(tmp_path / "tls", names=["localhost", "127.0.0.1", "::1", "risk.hospital.example"])

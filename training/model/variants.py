@@ -51,10 +51,11 @@ class Variants:
         """The gradient of rows (N, ...) from that of all variants' tokens: a clean token's is the sum over where it stands."""
         rows_N = all_VBnP.new_empty(self._num_rows, *all_VBnP.shape[4:])
         clean_BnP, replaced_MBP = self._apart(rows_N)
-        torch.sum(all_VBnP, dim=0, out=clean_BnP)
+        clean_BnP.copy_(all_VBnP[0])
         for k, modality in enumerate(self.modalities):
             replaced_MBP[k].copy_(all_VBnP[1 + k, :, modality])
-            clean_BnP[:, modality].sub_(replaced_MBP[k])
+            for others in (slice(modality), slice(modality + 1, None)):
+                clean_BnP[:, others].add_(all_VBnP[1 + k, :, others])
         return rows_N
 
     @property

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.api.batcher import Batch, Batcher, BatcherClosedError, CallerLeftError, QueueFullError
 from service.api.batches import Scored
+from service.bundle.output import Output
 from tests.service.api.fake_model import FAILS, FakeModel, column
 
 Scenario = Callable[[Batcher, FakeModel], Awaitable[None]]
@@ -479,3 +480,39 @@ def test_a_broken_observer_does_not_lose_answers(caplog: pytest.LogCaptureFixtur
 
     play(scenario, on_batch=fail)
     assert "a batch could not be handed out: RuntimeError" in caplog.text
+
+
+def test_who_cannot_say_whether_it_has_left_is_answered() -> None:
+    """And so is whoever stands behind it."""
+
+    def unknown() -> bool:
+        raise OSError("the connection is in no state to be asked")
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        asked = asyncio.create_task(batcher.submit(column(1), 1, has_left=unknown))
+        (behind,) = await waiting(batcher, (2,))
+        model.release()
+        assert [answered(scored) for scored in await asyncio.gather(first, asked, behind)] == [[0], [1], [2]]
+
+    play(scenario)
+
+
+def test_an_answer_that_cannot_be_put_together_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a request that was split do not fit; its neighbour in the last batch is answered."""
+
+    def unfit(output: Output, parts: object) -> Output:
+        raise ValueError("rows of different widths")
+
+    monkeypatch.setattr(Output, "join", unfit)
+
+    async def scenario(batcher: Batcher, model: FakeModel) -> None:
+        first = await occupy(batcher, model)
+        split, neighbour = await waiting(batcher, (1, 2, 3, 4, 5, 6), (7,))
+        model.release()
+        await first
+        with pytest.raises(ValueError, match="different widths"):
+            await split
+        assert answered(await neighbour) == [7]
+
+    play(scenario)

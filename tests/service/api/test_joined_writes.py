@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from service.api.joined_writes import JoinedWrites
 
 
@@ -20,6 +22,9 @@ class FakeTransport:
     def close(self) -> None:
         self.told.append("close")
         self.is_closed = True
+
+    def write_eof(self) -> None:
+        self.told.append("eof")
 
     def is_closing(self) -> bool:
         return self.is_closed
@@ -98,3 +103,39 @@ def test_all_else_is_the_transports() -> None:
         transport.told.append(joined.get_extra_info("peername"))
 
     assert play(scenario) == ["peername of the transport"]
+
+
+def test_large_answers_go_at_once() -> None:
+    """Or a transport would never say that its client is slow, and all of an answer would be held."""
+
+    def scenario(joined: JoinedWrites, transport: FakeTransport) -> None:
+        joined.write(b"head")
+        joined.write(b"x" * (1 << 16))
+        assert transport.told == [b"head" + b"x" * (1 << 16)]
+        joined.write(b"tail")
+
+    assert play(scenario)[1:] == [b"tail"]
+
+
+def test_what_is_changed_after_it_was_written_is_sent_as_it_was() -> None:
+    """And what cannot be sent raises where it is written."""
+
+    def scenario(joined: JoinedWrites, transport: FakeTransport) -> None:
+        buffer = bytearray(b"aaaa")
+        joined.write(buffer)  # type: ignore[arg-type]
+        buffer[:] = b"bbbb"
+        with pytest.raises(TypeError):
+            joined.write("text")  # type: ignore[arg-type]
+
+    assert play(scenario) == [b"aaaa"]
+
+
+def test_lines_and_the_end_keep_their_order() -> None:
+    """Nothing overtakes what was written before."""
+
+    def scenario(joined: JoinedWrites, transport: FakeTransport) -> None:
+        joined.write(b"one")
+        joined.writelines([b"two", b"three"])
+        joined.write_eof()
+
+    assert play(scenario) == [b"onetwothree", "eof"]

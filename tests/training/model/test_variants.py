@@ -82,3 +82,14 @@ def test_nothing_replaced_is_the_clean_pass() -> None:
     """Without modalities to replace there is one variant."""
     clean = tokens(2, 4)
     assert torch.equal(PerturbedTokens.of(clean, [], ()).all(), clean)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_clean_token_gets_nothing_of_what_replaced_it(dtype: torch.dtype) -> None:
+    """Not even in half precision, where a small number is lost beside a large one, and one that is infinite beside all."""
+    variants = Variants(1, 2, 1, (0, 1))
+    rows = torch.zeros(4, 1, dtype=dtype, requires_grad=True)
+    upstream = torch.full((6, 1), 1e-3, dtype=dtype)
+    upstream[2], upstream[5] = 1e4, torch.inf  # where modality 0 is replaced, and where modality 1 is
+    (gradient,) = torch.autograd.grad(variants.spread(rows), rows, upstream)
+    torch.testing.assert_close(gradient[:, 0].float(), torch.tensor([2e-3, 2e-3, 1e4, torch.inf]), rtol=0.01, atol=0)
