@@ -103,6 +103,7 @@ def judged(connection: sql.Connection, since: datetime, until: datetime) -> Iter
         .where(
             OUTCOMES.c.number.in_(last),
             OUTCOMES.c.event.is_not(None),
+            PREDICTIONS.c.probability.is_not(None),  # none is stated for regression, which has no events either
             PREDICTIONS.c.time_us.between(microseconds(since), microseconds(until)),
         )
         .order_by(PREDICTIONS.c.number)
