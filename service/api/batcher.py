@@ -184,7 +184,7 @@ class Batcher(Generic[R]):
     def _has_left(job: Job[R]) -> bool:
         try:
             return job.has_left()
-        except Exception as error:
+        except Exception as error:  # a server that cannot be asked, for instance: the batch must go on
             logger.error("whether a caller has left is unknown: %s", places(error))  # noqa: TRY400 - never the text
             return False
 
@@ -212,15 +212,15 @@ class Batcher(Generic[R]):
             logger.error("a batch could not be begun: %s", places(error))  # noqa: TRY400 - never the text
         try:
             done = running.result()
-            self._hand_out(parts, done)
-            self._on_batch(Batch(sum(part.size for part in parts), done.inference_s))
+            batch = Batch(sum(part.size for part in parts), done.inference_s)
+            self._hand_out(parts, done, batch)
+            self._on_batch(batch)
         except Exception as error:
             logger.error("a batch could not be handed out: %s", places(error))  # noqa: TRY400 - never the text
             self._fail(parts, error)
         self._finished.set()
 
-    def _hand_out(self, parts: list[Part[R]], done: Done[R]) -> None:
-        num_samples = sum(part.size for part in parts)
+    def _hand_out(self, parts: list[Part[R]], done: Done[R], batch: Batch) -> None:
         for part, result in done.ran:
             if isinstance(result, Exception):
                 part.job.failures[part.start] = result
@@ -230,8 +230,8 @@ class Batcher(Generic[R]):
             job = part.job
             if part.start == 0:
                 job.queue_s = done.started - job.arrived
-            job.inference_s += done.inference_s
-            job.batch_size = max(job.batch_size, num_samples)
+            job.inference_s += batch.inference_s
+            job.batch_size = max(job.batch_size, batch.num_samples)
             if part.stop == job.size and not job.done.done():
                 self._tell(job)
 
